@@ -1,0 +1,39 @@
+"""Tasks by name: what the model is asked, and which reward scores it."""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from es_align.config import TaskConfig
+from es_align.tasks.base import Task, did_you_mean
+from es_align.tasks.gsm8k import make_gsm8k
+from es_align.tasks.instructions import make_instructions
+from es_align.tasks.letters import make_letters
+from es_align.tasks.reasoning_gym import make_reasoning_gym
+from kernels.errors import ConfigError
+
+__all__ = ["TASKS", "Task", "make_task"]
+
+
+class TaskMaker(Protocol):
+    """Builds a task from its configuration."""
+
+    def __call__(self, config: TaskConfig, *, seed: int, prompts_per_generation: int) -> Task: ...
+
+
+TASKS: Mapping[str, TaskMaker] = {
+    "instructions": make_instructions,
+    "gsm8k": make_gsm8k,
+    "reasoning_gym": make_reasoning_gym,
+    "letters": make_letters,
+}
+
+
+def make_task(config: TaskConfig, *, seed: int, prompts_per_generation: int) -> Task:
+    """Build the task: the run's `seed` orders the batches, `config.seed` makes the prompts.
+
+    Raises ConfigError or DataError if there is too little to train on or to hold out.
+    """
+    maker = TASKS.get(config.name)
+    if maker is None:
+        raise ConfigError(f"unknown task.name={config.name!r}.{did_you_mean(config.name, TASKS)}")
+    return maker(config, seed=seed, prompts_per_generation=prompts_per_generation)

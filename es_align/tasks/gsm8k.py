@@ -1,0 +1,148 @@
+"""The `gsm8k` task: grade-school word problems (Cobbe et al. 2021, arXiv 2110.14168).
+
+Rows come from `task.path` (train.jsonl and test.jsonl, one {"question", "answer"} a line, the
+answer ending `#### n`) or from the Hugging Face hub. Training prompts are drawn from the train
+split and held-out prompts from the test split, by `task.seed`. Prompts are zero-shot and ask for
+`#### n`.
+"""
+
+import importlib
+import importlib.util
+import json
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from es_align.config import TaskConfig
+from es_align.tasks.base import PromptTask, make_messages, shuffled
+from kernels.errors import DataError
+from kernels.noise import Purpose
+from rewards.base import JsonValue
+from rewards.gsm8k import normalise
+from workers.protocol import Prompt
+
+Split = Literal["train", "heldout"]
+
+HUB_NAME = "openai/gsm8k"
+FILES: dict[Split, str] = {"train": "train.jsonl", "heldout": "test.jsonl"}
+HUB_SPLITS: dict[Split, str] = {"train": "train", "heldout": "test"}
+REQUEST = (
+    "{question}\n\nSolve this step by step. End with a line of the form `#### n`, "
+    "where n is the number that is asked for."
+)
+_TARGET = re.compile(r"-?[0-9]+(?:\.[0-9]+)?")
+
+
+class Problem(NamedTuple):
+    """One problem and the number that answers it, as the reward compares it."""
+
+    question: str
+    target: str
+
+
+def make_gsm8k(config: TaskConfig, *, seed: int, prompts_per_generation: int) -> PromptTask:
+    """Build the task; DataError for missing, malformed, too few or overlapping rows."""
+    train, heldout = load_problems(config.path, "train"), load_problems(config.path, "heldout")
+    seen = {problem.question for problem in train}
+    shared = [problem.question for problem in heldout if problem.question in seen]
+    if shared:
+        raise DataError(
+            f"gsm8k: {len(shared)} test question(s) stand in the train split too, such as "
+            f"{shared[0][:60]!r}; remove them from one of the two"
+        )
+    return PromptTask(
+        "gsm8k",
+        "gsm8k",
+        train=_draw("train", train, config.num_train, config),
+        heldout=_draw("heldout", heldout, config.num_heldout, config),
+        seed=seed,
+        prompts_per_generation=prompts_per_generation,
+    )
+
+
+def load_problems(path: str | None, split: Split) -> list[Problem]:
+    """All problems of a split, in order; `path` is a folder, None the hub. Raises DataError."""
+    return _from_hub(split) if path is None else read_problems(Path(path) / FILES[split])
+
+
+def read_problems(file: Path) -> list[Problem]:
+    """The problems of one JSONL file; DataError names the file and line of a bad row."""
+    if not file.is_file():
+        raise DataError(
+            f"{file} does not exist; set task.path to a folder with "
+            f"{' and '.join(FILES.values())}, or leave it out to use {HUB_NAME} from the hub"
+        )
+    lines = file.read_bytes().split(b"\n")
+    return [
+        parse_problem(_decode(line, where), where)
+        for where, line in ((f"{file}, line {n}", line) for n, line in enumerate(lines, 1))
+        if line.strip()
+    ]
+
+
+def parse_problem(row: JsonValue, where: str) -> Problem:
+    """Check one row; DataError says where it is and what is wrong with it."""
+    if not isinstance(row, dict):
+        raise DataError(f"{where}: expected an object with question and answer, found {row!r:.60}")
+    question, answer = row.get("question"), row.get("answer")
+    if not isinstance(question, str) or not question.strip():
+        raise DataError(f"{where}: question={question!r:.60} must be a text; correct the row")
+    if not isinstance(answer, str):
+        raise DataError(f"{where}: answer={answer!r:.60} must be a text; correct the row")
+    target = normalise(answer.strip())
+    if not _TARGET.fullmatch(target):
+        raise DataError(
+            f"{where}: answer ends in {target[-60:]!r}, not in a number after '#### '; "
+            f"correct the row"
+        )
+    return Problem(question.strip(), target)
+
+
+def _decode(line: bytes, where: str) -> JsonValue:
+    try:
+        return json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise DataError(f"{where} is not UTF-8 ({error.reason}); re-encode the file") from error
+    except json.JSONDecodeError as error:
+        raise DataError(f"{where} is not JSON ({error.msg}); correct the line") from error
+
+
+def _from_hub(split: Split) -> list[Problem]:
+    if importlib.util.find_spec("datasets") is None:
+        raise DataError(
+            f"task.path is not set and the package `datasets`, which reads {HUB_NAME} from the "
+            f"hub, is not installed; set task.path to a folder with {' and '.join(FILES.values())}"
+            f", or install datasets"
+        )
+    datasets = importlib.import_module("datasets")
+    try:
+        rows: Iterable[JsonValue] = datasets.load_dataset(HUB_NAME, "main", split=HUB_SPLITS[split])
+    except OSError as error:
+        raise DataError(
+            f"{HUB_NAME} cannot be read from the hub ({type(error).__name__}); check the network "
+            f"and HF_HUB_OFFLINE, or set task.path to a folder with {' and '.join(FILES.values())}"
+        ) from error
+    return [parse_problem(row, f"{HUB_NAME}, row {index}") for index, row in enumerate(rows)]
+
+
+def _draw(
+    split: Split, problems: Sequence[Problem], num_prompts: int, config: TaskConfig
+) -> list[Prompt]:
+    if len(problems) < num_prompts:
+        raise DataError(
+            f"task.num_{split}={num_prompts}, but {FILES[split]} has {len(problems)} problem(s); "
+            f"set task.num_{split} to {len(problems)} or fewer"
+            if problems
+            else f"{FILES[split]} has no problems and task.num_{split}={num_prompts}; add rows"
+        )
+    order = shuffled(len(problems), config.seed, Purpose.DATA, split == "heldout")
+    chosen = [problems[int(position)] for position in order[:num_prompts]]
+    return [
+        Prompt(
+            prompt_id=f"{split}/{index}",
+            messages=make_messages(REQUEST.format(question=problem.question), config.system_prompt),
+            columns={"answer": problem.target},
+        )
+        for index, problem in enumerate(chosen)
+    ]

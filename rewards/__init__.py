@@ -1,0 +1,1 @@
+"""Pure functions from a completion to a number."""

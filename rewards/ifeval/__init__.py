@@ -1,0 +1,46 @@
+"""Constraint checkers under IFEval's own instruction ids (Zhou et al. 2023, arXiv 2311.07911).
+
+One family a file. A new one adds its module to `_FAMILIES`, and nothing else changes.
+"""
+
+import difflib
+from collections.abc import Mapping
+
+from kernels.errors import ConfigError
+from rewards.ifeval import (
+    change_case,
+    detectable_content,
+    detectable_format,
+    keywords,
+    punctuation,
+    startend,
+)
+from rewards.ifeval.base import Checker
+
+__all__ = ["CHECKERS", "Checker", "get_checker"]
+
+_FAMILIES = (
+    change_case.CHECKERS,
+    startend.CHECKERS,
+    punctuation.CHECKERS,
+    detectable_format.CHECKERS,
+    keywords.CHECKERS,
+    detectable_content.CHECKERS,
+)
+
+CHECKERS: Mapping[str, Checker] = {
+    checker.instruction_id: checker for family in _FAMILIES for checker in family
+}
+
+
+def get_checker(instruction_id: str) -> Checker:
+    """The checker of an id such as "startend:quotation"; ConfigError if there is none."""
+    checker = CHECKERS.get(instruction_id)
+    if checker is None:
+        near = difflib.get_close_matches(instruction_id, CHECKERS, n=1)
+        guess = f" Did you mean {near[0]!r}?" if near else ""
+        raise ConfigError(
+            f"unknown instruction id {instruction_id!r}.{guess} "
+            f"There are: {', '.join(sorted(CHECKERS))}"
+        )
+    return checker

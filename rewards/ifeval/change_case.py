@@ -1,0 +1,44 @@
+"""change_case: the whole answer in lowercase, or in capitals.
+
+The share of right letters alone is a poor slope: an ordinary English sentence is 96 % lowercase
+already. Half of the progress therefore comes from the number of words that still hold a wrong
+letter. IFEval's language detection is left out, see `rewards.ifeval.base`.
+"""
+
+from rewards.ifeval.base import Arguments, Checker
+
+
+def _is_lowercase(response: str, _: Arguments) -> bool:
+    return response.islower()
+
+
+def _is_capital(response: str, _: Arguments) -> bool:
+    return response.isupper()
+
+
+def _lowercase_progress(response: str, _: Arguments) -> float:
+    num_right = sum(map(str.islower, response))
+    # Titlecase digraphs are neither upper nor lower; `istitle` of one character covers upper too.
+    num_wrong = sum(map(str.istitle, response))
+    num_wrong_words = sum(word != word.lower() for word in response.split())
+    return _case_progress(num_right, num_wrong, num_wrong_words)
+
+
+def _capital_progress(response: str, _: Arguments) -> float:
+    num_right = sum(map(str.isupper, response))
+    num_wrong = sum(map(str.islower, response))
+    num_wrong_words = sum(word != word.upper() for word in response.split())
+    return _case_progress(num_right, num_wrong, num_wrong_words)
+
+
+def _case_progress(num_right: int, num_wrong: int, num_wrong_words: int) -> float:
+    if num_right == 0:
+        return 0.0
+    share = num_right / (num_right + num_wrong)
+    return 0.5 * share + 0.5 / (1 + num_wrong_words)
+
+
+CHECKERS = (
+    Checker("change_case:english_lowercase", {}, _is_lowercase, _lowercase_progress),
+    Checker("change_case:english_capital", {}, _is_capital, _capital_progress),
+)

@@ -1,0 +1,196 @@
+"""IFEval's strict verdicts, literally, and the slope below them."""
+
+import re
+import time
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from kernels.errors import ConfigError, DataError
+from rewards.ifeval import CHECKERS, get_checker
+
+ARGUMENTS = {
+    "startend:end_checker": {"end_phrase": "That is all."},
+    "detectable_format:number_bullet_lists": {"num_bullets": 2},
+    "keywords:existence": {"keywords": ["bread", "oven"]},
+    "detectable_content:postscript": {"postscript_marker": "P.S."},
+}
+BLANKS_AND_MARKS = ('"', "<<", ">>", "<", "* ", "*", "- ", ",", ".", "“", " ", "\n", "\t", "\xa0")
+WORDS = (
+    "bread",
+    "OVEN",
+    "That is all.",
+    "P.S.",
+    "p. s.",
+    "P.P.S",
+    "HELLO",
+    "hello",
+    "ǅ",
+    "ß",
+    "1. ",
+)
+PIECES = st.sampled_from((*BLANKS_AND_MARKS, *WORDS))
+TEXTS = st.one_of(st.text(), st.lists(PIECES, max_size=12).map("".join))
+
+
+@pytest.mark.parametrize(
+    ("instruction_id", "kwargs", "response", "follows"),
+    [
+        ("change_case:english_lowercase", {}, "bread is baked daily.", True),
+        ("change_case:english_lowercase", {}, "Bread is baked daily.", False),
+        ("change_case:english_lowercase", {}, "123 !", False),
+        ("change_case:english_capital", {}, "BREAD IS BAKED.", True),
+        ("change_case:english_capital", {}, "BREAD IS BAKEd.", False),
+        ("change_case:english_capital", {}, "42", False),
+        ("startend:quotation", {}, ' "bread" \n', True),
+        ("startend:quotation", {}, '"bread".', False),
+        ("startend:quotation", {}, '"', False),
+        ("startend:quotation", {}, "“bread”", False),
+        ("punctuation:no_comma", {}, "bread and oven", True),
+        ("punctuation:no_comma", {}, "bread, oven", False),
+        ("startend:end_checker", {"end_phrase": "The end."}, 'Bread. "THE END." ', True),
+        ("startend:end_checker", {"end_phrase": " The end. "}, "Bread. The end", False),
+        ("detectable_format:title", {}, "<<Bread>>\nIt is baked.", True),
+        ("detectable_format:title", {}, "<< >> bread", False),
+        ("detectable_format:title", {}, "<<Bread\n>>", False),
+        ("detectable_format:title", {}, "<Bread>", False),
+        ("detectable_format:title", {}, "<<<>>>", False),
+        ("detectable_format:number_bullet_lists", {"num_bullets": 2}, "* a\n* b", True),
+        ("detectable_format:number_bullet_lists", {"num_bullets": 2}, "* a\n- b", True),
+        ("detectable_format:number_bullet_lists", {"num_bullets": 2}, "** a\n* b", False),
+        ("detectable_format:number_bullet_lists", {"num_bullets": 2}, "* a\n* b\n* c", False),
+        ("keywords:existence", {"keywords": ["bread", "oven"]}, "Breadcrumbs in OVENS", True),
+        ("keywords:existence", {"keywords": ["bread", "oven"]}, "bread", False),
+        ("keywords:existence", {"keywords": ["o.en"]}, "an oven", True),
+        ("detectable_content:postscript", {"postscript_marker": "P.S."}, "Hi.\np. s. Bye", True),
+        ("detectable_content:postscript", {"postscript_marker": "P.S."}, "Hi. PS Bye", False),
+        ("detectable_content:postscript", {"postscript_marker": "P.P.S"}, "Hi. P.P.S. Bye", True),
+        ("detectable_content:postscript", {"postscript_marker": "Note:"}, "Hi. NOTE: Bye", True),
+    ],
+)
+def test_strict_verdicts(instruction_id, kwargs, response, follows):
+    assert get_checker(instruction_id).follows(response, **kwargs) is follows
+
+
+@pytest.mark.parametrize("instruction_id", CHECKERS)
+@pytest.mark.parametrize("blank", ["", " ", "\n\t "])
+def test_a_blank_response_follows_nothing(instruction_id, blank):
+    checker, kwargs = get_checker(instruction_id), ARGUMENTS.get(instruction_id, {})
+    assert checker.follows(blank, **kwargs) is False
+    assert checker.progress(blank, **kwargs) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("instruction_id", "kwargs", "worse_to_better"),
+    [
+        (
+            "change_case:english_lowercase",
+            {},
+            ["BREAD AND OVEN", "Bread And Oven", "Bread and Oven", "Bread and oven"],
+        ),
+        ("change_case:english_capital", {}, ["bread here", "Bread here", "BREAD here"]),
+        ("startend:quotation", {}, ["bread", "“bread", '"bread', '"bread”', '"bread"']),
+        ("punctuation:no_comma", {}, ["a, b, c", "a, b c", "a b c"]),
+        (
+            "startend:end_checker",
+            {"end_phrase": "That is all."},
+            ["bread", "That was bread", "That is all. Bread is good", "bread. That is all!"],
+        ),
+        ("detectable_format:title", {}, ["bread", "<bread>", "<<bread>", "<<bread>>"]),
+        (
+            "detectable_format:number_bullet_lists",
+            {"num_bullets": 3},
+            ["bread", "1. a\n2. b\n3. c", "* a\n* b", "* a\n* b\n* c"],
+        ),
+        ("keywords:existence", {"keywords": ["bread", "oven"]}, ["x", "bread", "bread oven"]),
+        ("detectable_content:postscript", {"postscript_marker": "P.S."}, ["x", "PS x", "P.S. x"]),
+    ],
+)
+def test_progress_has_a_slope(instruction_id, kwargs, worse_to_better):
+    checker = get_checker(instruction_id)
+    progress = [checker.progress(response, **kwargs) for response in worse_to_better]
+    assert progress == sorted(set(progress))
+
+
+def test_literal_progress():
+    assert get_checker("startend:quotation").progress('"bread') == 0.5
+    assert get_checker("punctuation:no_comma").progress("a, b, c") == pytest.approx(1 / 3)
+    # 9 of 11 letters are right, two words hold a capital.
+    assert get_checker("change_case:english_lowercase").progress("Bread Is good") == pytest.approx(
+        0.5 * 9 / 11 + 0.5 / 3
+    )
+
+
+@pytest.mark.parametrize("instruction_id", CHECKERS)
+@given(response=TEXTS)
+def test_no_string_crashes_and_progress_is_one_exactly_when_followed(instruction_id, response):
+    checker, kwargs = get_checker(instruction_id), ARGUMENTS.get(instruction_id, {})
+    progress = checker.progress(response, **kwargs)
+    assert 0.0 <= progress <= 1.0
+    assert (progress == 1.0) is checker.follows(response, **kwargs)
+
+
+@given(response=TEXTS)
+@example("*\n* a\n\n *b")
+@example("<<<>>>>")
+def test_linear_patterns_agree_with_ifevals_own(response):
+    titles = re.findall(r"<<[^\n]+>>", response)
+    has_title = any(title.lstrip("<").rstrip(">").strip() for title in titles)
+    assert get_checker("detectable_format:title").follows(response) is has_title
+    num_bullets = len(re.findall(r"^\s*\*[^\*].*$", response, flags=re.MULTILINE)) + len(
+        re.findall(r"^\s*-.*$", response, flags=re.MULTILINE)
+    )
+    bullets = get_checker("detectable_format:number_bullet_lists")
+    for wanted in (1, 2, 3):
+        assert bullets.follows(response, num_bullets=wanted) is (num_bullets == wanted)
+    postscript = get_checker("detectable_content:postscript")
+    for marker, pattern in (("P.S.", r"\s*p\.\s?s\..*$"), ("P.P.S", r"\s*p\.\s?p\.\s?s.*$")):
+        found = bool(re.findall(pattern, response.lower(), flags=re.MULTILINE))
+        assert postscript.follows(response, postscript_marker=marker) is found
+
+
+@pytest.mark.parametrize("unit", [" ", "\n", "<", "<<", "*", "- ", "a", "p.", '"', "That is ", "“"])
+@pytest.mark.parametrize("instruction_id", CHECKERS)
+def test_long_responses_take_no_time(instruction_id, unit):
+    checker, kwargs = get_checker(instruction_id), ARGUMENTS.get(instruction_id, {})
+    start = time.perf_counter()
+    checker.progress(unit * 20_000, **kwargs)
+    assert time.perf_counter() - start < 1.0
+
+
+def test_unknown_id_names_the_nearest():
+    with pytest.raises(ConfigError, match="Did you mean 'startend:quotation'"):
+        get_checker("startend:quotations")
+
+
+@pytest.mark.parametrize("instruction_id", ARGUMENTS)
+def test_missing_argument_is_named(instruction_id):
+    (name,) = ARGUMENTS[instruction_id]
+    with pytest.raises(DataError, match=f"{instruction_id} needs the argument '{name}'"):
+        get_checker(instruction_id).follows("bread")
+
+
+@pytest.mark.parametrize(
+    ("instruction_id", "kwargs"),
+    [
+        ("startend:end_checker", {"end_phrase": " "}),
+        ("startend:end_checker", {"end_phrase": 3}),
+        ("detectable_format:number_bullet_lists", {"num_bullets": 0}),
+        ("detectable_format:number_bullet_lists", {"num_bullets": 2.5}),
+        ("detectable_format:number_bullet_lists", {"num_bullets": True}),
+        ("detectable_format:number_bullet_lists", {"num_bullets": float("nan")}),
+        ("keywords:existence", {"keywords": []}),
+        ("keywords:existence", {"keywords": "bread"}),
+        ("keywords:existence", {"keywords": ["("]}),
+        ("detectable_content:postscript", {"postscript_marker": "("}),
+        ("punctuation:no_comma", {"num_bullets": 2}),
+    ],
+)
+def test_wrong_arguments_are_refused(instruction_id, kwargs):
+    with pytest.raises(DataError, match=instruction_id):
+        get_checker(instruction_id).progress("bread", **kwargs)
+
+
+def test_unused_arguments_may_be_none():
+    assert get_checker("punctuation:no_comma").follows("bread", num_bullets=None)

@@ -1,0 +1,106 @@
+"""GSM8K rows from a folder: reading, refusing, drawing."""
+
+import json
+
+import pytest
+
+from es_align.config import TaskConfig
+from es_align.tasks import gsm8k, make_task
+from es_align.tasks.gsm8k import read_problems
+from kernels.errors import DataError
+
+
+def write(folder, name, rows):
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    (folder / name).write_text(lines, encoding="utf-8")
+
+
+def problems(prefix, num):
+    return [
+        {"question": f"{prefix} {i} + 1?", "answer": f"Add.\n#### {i + 1:,}"} for i in range(num)
+    ]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    write(tmp_path, "train.jsonl", problems("train", 30))
+    write(tmp_path, "test.jsonl", problems("test", 12))
+    return tmp_path
+
+
+def make(folder, **settings):
+    config = TaskConfig(name="gsm8k", path=str(folder), **settings)
+    return make_task(config, seed=0, prompts_per_generation=4)
+
+
+def test_prompts_of_a_folder(folder):
+    task = make(folder, num_train=30, num_heldout=12)
+    assert (task.name, task.reward_name) == ("gsm8k", "gsm8k")
+    assert [prompt.prompt_id for prompt in task.heldout[:2]] == ["heldout/0", "heldout/1"]
+    answers = sorted(int(str(prompt.columns["answer"])) for prompt in task.train)
+    assert answers == list(range(1, 31))
+    assert all("#### n" in prompt.messages[0]["content"] for prompt in task.train)
+    assert {prompt.messages[0]["content"].split()[0] for prompt in task.heldout} == {"test"}
+
+
+def test_a_subset_is_fixed_by_the_tasks_seed(folder):
+    first, again = (make(folder, num_train=8, num_heldout=4) for _ in range(2))
+    other = make(folder, num_train=8, num_heldout=4, seed=1)
+    assert first.heldout == again.heldout
+    assert first.heldout != other.heldout
+    assert make(folder, num_train=30, num_heldout=8).heldout[:4] == first.heldout
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (b'{"question": "a", "answer": "#### 1"', "is not JSON"),
+        (b'{"question": "\xff", "answer": "#### 1"}', "is not UTF-8"),
+        (b"[1, 2]", "expected an object"),
+        (b'{"answer": "#### 1"}', "question=None must be a text"),
+        (b'{"question": " ", "answer": "#### 1"}', "must be a text"),
+        (b'{"question": "a"}', "answer=None must be a text"),
+        (b'{"question": "a", "answer": "about one"}', "not in a number"),
+    ],
+)
+def test_a_bad_row_is_named_by_file_and_line(tmp_path, line, message):
+    file = tmp_path / "train.jsonl"
+    file.write_bytes(b'{"question": "a", "answer": "#### 1"}\n\n' + line + b"\n")
+    with pytest.raises(DataError, match=message) as error:
+        read_problems(file)
+    assert "train.jsonl, line 3" in str(error.value)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(DataError, match=r"train\.jsonl does not exist; set task\.path"):
+        make(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"num_train": 31, "num_heldout": 4}, "set task.num_train to 30 or fewer"),
+        ({"num_train": 8, "num_heldout": 13}, "set task.num_heldout to 12 or fewer"),
+    ],
+)
+def test_too_few_rows_are_refused(folder, settings, message):
+    with pytest.raises(DataError, match=message):
+        make(folder, **settings)
+
+
+def test_no_held_out_rows_are_refused(folder):
+    (folder / "test.jsonl").write_text("")
+    with pytest.raises(DataError, match=r"test\.jsonl has no problems"):
+        make(folder, num_train=8, num_heldout=4)
+
+
+def test_a_test_question_among_the_training_rows_is_refused(folder):
+    write(folder, "test.jsonl", problems("train", 1) + problems("test", 12))
+    with pytest.raises(DataError, match=r"1 test question.* 'train 0 \+ 1\?'"):
+        make(folder, num_train=8, num_heldout=4)
+
+
+def test_without_a_path_and_without_datasets_the_next_step_is_said(monkeypatch):
+    monkeypatch.setattr(gsm8k.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(DataError, match=r"set task\.path to a folder"):
+        make_task(TaskConfig(name="gsm8k"), seed=0, prompts_per_generation=4)
