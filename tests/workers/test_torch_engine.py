@@ -1,0 +1,146 @@
+"""The reference engine: each member in a mixed batch is the model with that member's weights."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from es_align.config import SpaceConfig
+from es_align.models import resolve_model
+from es_align.spaces import Space, make_space
+from workers.engines.base import EngineSpec, Request
+from workers.engines.torch_engine import TorchEngine
+from workers.population import save_factors
+from workers.protocol import BASE_MEMBER, Sampling
+from workers.rendering import Renderer
+
+MEMBERS = 16
+SIGMA = 0.3
+TEXTS = ("ab", "a longer prompt", "x", "twenty-one letters ok")
+
+
+@pytest.fixture(scope="module")
+def model_path() -> Path:
+    return resolve_model("tiny", "fp32").reference
+
+
+@pytest.fixture(scope="module")
+def space(model_path: Path) -> Space:
+    return make_space(SpaceConfig(rank=4), model_path)
+
+
+@pytest.fixture(scope="module")
+def renderer(model_path: Path) -> Renderer:
+    return Renderer(model_path)
+
+
+@pytest.fixture(scope="module")
+def engine(
+    model_path: Path, space: Space, renderer: Renderer, tmp_path_factory: pytest.TempPathFactory
+) -> TorchEngine:
+    factors = tmp_path_factory.mktemp("factors") / "factors.safetensors"
+    save_factors(space.factors, factors)
+    return TorchEngine(
+        EngineSpec("torch", model_path, "fp32", factors, MEMBERS, 512, 1.0, 1), renderer
+    )
+
+
+@pytest.fixture(scope="module")
+def vectors_MD(space: Space) -> np.ndarray:
+    vectors = np.random.Generator(np.random.Philox(3)).normal(size=(MEMBERS, space.dimension))
+    return (SIGMA * vectors).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def tokens(renderer: Renderer) -> list[tuple[int, ...]]:
+    return [renderer.render([{"role": "user", "content": text}]) for text in TEXTS]
+
+
+def materialised(model_path: Path, space: Space, vector_D: np.ndarray) -> torch.nn.Module:
+    """The model with the member's change written into its weights."""
+    model = AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.float32).eval()
+    with torch.no_grad():
+        for name, (down_RI, up_OR) in space.lora(vector_D).items():
+            model.get_submodule(name).weight += up_OR @ down_RI
+    return model
+
+
+def test_every_target_is_hooked(engine: TorchEngine) -> None:
+    assert engine.num_hooked_layers == 14
+
+
+def test_members_of_a_mixed_batch_are_their_materialised_models(
+    engine: TorchEngine,
+    model_path: Path,
+    space: Space,
+    vectors_MD: np.ndarray,
+    tokens: list[tuple[int, ...]],
+) -> None:
+    engine.set_members(vectors_MD)
+    requests = [Request(tokens[m % len(tokens)], m, 0) for m in range(MEMBERS)]
+    mixed = engine.logits(requests)
+    answers = engine.generate(requests, Sampling(8))
+    for member, request in enumerate(requests):
+        model = materialised(model_path, space, vectors_MD[member])
+        ids = torch.tensor([request.token_ids])
+        with torch.inference_mode():
+            alone = model(input_ids=ids).logits[0, -1]
+            torch.testing.assert_close(mixed[member], alone, atol=2e-4, rtol=1e-4)
+            for token in answers[member].token_ids:
+                logits = model(input_ids=ids).logits[0, -1]
+                assert int(logits.argmax()) == token
+                ids = torch.cat([ids, torch.tensor([[token]])], dim=1)
+
+
+def test_zero_offsets_and_the_base_row_are_the_model_bit_for_bit(
+    engine: TorchEngine, space: Space, tokens: list[tuple[int, ...]]
+) -> None:
+    engine.set_members(np.zeros((2, space.dimension), dtype=np.float32))
+    base = engine.generate([Request(ids, BASE_MEMBER, 0) for ids in tokens], Sampling(8))
+    zero = engine.generate([Request(ids, 1, 0) for ids in tokens], Sampling(8))
+    assert base == zero
+
+
+def test_the_order_of_the_batch_changes_no_answer(
+    engine: TorchEngine, vectors_MD: np.ndarray, tokens: list[tuple[int, ...]]
+) -> None:
+    engine.set_members(vectors_MD)
+    requests = [Request(tokens[m % len(tokens)], m, 0) for m in range(MEMBERS)]
+    forward = engine.generate(requests, Sampling(8))
+    backward = engine.generate(requests[::-1], Sampling(8))
+    assert forward == backward[::-1]
+
+
+def test_the_canary_sees_a_lost_perturbation(
+    engine: TorchEngine, vectors_MD: np.ndarray, tokens: list[tuple[int, ...]]
+) -> None:
+    requests = [Request(tokens[0], 0, 0), Request(tokens[0], 1, 0)]
+    engine.set_members(vectors_MD[:2])
+    assert engine.canary(requests) == []
+    engine.set_members(np.zeros_like(vectors_MD[:2]))
+    assert len(engine.canary(requests)) == engine.num_hooked_layers
+
+
+def test_sampling_is_common_to_members_and_changes_with_the_seed(
+    engine: TorchEngine, space: Space, tokens: list[tuple[int, ...]]
+) -> None:
+    engine.set_members(np.zeros((2, space.dimension), dtype=np.float32))
+    hot = Sampling(12, temperature=1.0)
+    same = engine.generate([Request(tokens[0], 0, 5), Request(tokens[0], 1, 5)], hot)
+    other = engine.generate([Request(tokens[0], 0, 6), Request(tokens[0], 1, 5)], hot)
+    assert same[0] == same[1] == other[1]
+    assert other[0] != same[0]
+
+
+def test_generation_ends_at_the_stop_token(
+    engine: TorchEngine, renderer: Renderer, tokens: list[tuple[int, ...]]
+) -> None:
+    hot = Sampling(400, temperature=1.0)
+    answers = engine.generate([Request(tokens[0], BASE_MEMBER, seed) for seed in range(8)], hot)
+    stop = renderer.stop_token_ids[0]
+    ended = [answer.token_ids for answer in answers if answer.token_ids[-1] == stop]
+    assert ended
+    assert all(stop not in ids[:-1] for ids in ended)
+    assert all("</s>" not in answer.text for answer in answers)

@@ -1,0 +1,1 @@
+"""What generates: vLLM for speed, transformers as the readable reference, one interface."""

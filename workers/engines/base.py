@@ -1,0 +1,60 @@
+"""What an engine is: it holds a model and a population, and completes requests of many members at once."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple, Protocol
+
+import numpy as np
+
+from workers.protocol import Sampling
+
+
+class Request(NamedTuple):
+    """One prompt for one member."""
+
+    token_ids: tuple[int, ...]
+    slot: int  # row of the vectors given to `set_members`, or BASE_MEMBER
+    seed: int  # of this request's own random numbers; the same for every member
+
+
+class Completion(NamedTuple):
+    """What a member answered."""
+
+    token_ids: tuple[int, ...]
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSpec:
+    """Everything an engine needs to start; the same on every worker."""
+
+    kind: Literal["vllm", "torch"]
+    model_path: Path  # directory with the weights in the precision that is run
+    precision: str
+    factors_path: Path | None  # perturbed layers (`workers.population`); None: base model only
+    max_members: int  # members resident at once
+    max_model_len: int  # tokens of prompt and completion together
+    kv_cache_gb: float
+    num_threads: int
+
+
+class Engine(Protocol):
+    """Complete requests of many perturbed copies of one model."""
+
+    @property
+    def num_hooked_layers(self) -> int:
+        """Modules that carry a perturbation."""
+        ...
+
+    def set_members(self, vectors_MD: np.ndarray) -> None:
+        """Make these the members: row m becomes slot m. float32."""
+        ...
+
+    def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
+        """Complete all requests, in order, in one batch."""
+        ...
+
+    def canary(self, requests: Sequence[Request]) -> list[str]:
+        """Names of hooked modules whose output the installed members do not change."""
+        ...

@@ -1,0 +1,182 @@
+"""What a worker does with a chunk: render, generate, score. No Ray here, so it runs anywhere.
+
+Shape suffixes: _M members, _P prompts.
+"""
+
+import hashlib
+import resource
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from kernels.errors import WorkerError
+from rewards.base import Score, score_batch
+from rewards.registry import get_reward
+from workers.engines.base import Completion, Engine, EngineSpec, Request
+from workers.population import LayerFactors, save_factors
+from workers.protocol import BASE_MEMBER, Chunk, ChunkResult, Prompt, Sample
+from workers.rendering import Renderer
+
+RSS_UNIT_BYTES = 1 if sys.platform == "darwin" else 1024
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSpec:
+    """Everything a worker needs to start, sent once."""
+
+    engine: Literal["vllm", "torch"]
+    locate_model: Callable[[], Path]  # run on the worker's machine, so each converts or fetches its own
+    precision: str
+    reward_name: str
+    max_members: int
+    max_model_len: int
+    max_new_tokens: int
+    kv_cache_gb: float
+    num_threads: int
+
+
+class Evaluator:
+    """An engine, the task's prompts and its reward."""
+
+    def __init__(
+        self, spec: WorkerSpec, factors: Sequence[LayerFactors], prompts: Sequence[Prompt]
+    ) -> None:
+        """Load the model and hook it. Raises EsAlignError if model, prompts or population do not fit."""
+        self.reward = get_reward(spec.reward_name)
+        self.prompts = {prompt.prompt_id: prompt for prompt in prompts}
+        model_path = spec.locate_model()
+        self.renderer = Renderer(model_path)
+        self.tokens = {
+            prompt.prompt_id: self.renderer.render(prompt.messages) for prompt in prompts
+        }
+        _check_lengths(self.tokens, spec)
+        with tempfile.TemporaryDirectory() as folder:
+            factors_path = Path(folder) / "factors.safetensors"
+            save_factors(factors, factors_path)
+            self.engine = _start_engine(spec, model_path, factors_path if factors else None, self.renderer)
+
+    def evaluate(self, chunk: Chunk) -> ChunkResult:
+        """Complete and score every prompt of the chunk for every member of it."""
+        is_base = chunk.vectors_MD is None
+        if chunk.vectors_MD is not None:
+            self.engine.set_members(chunk.vectors_MD)
+        prompts = [self.prompts[prompt_id] for prompt_id in chunk.prompt_ids]
+        requests = [
+            Request(
+                self.tokens[prompt.prompt_id],
+                BASE_MEMBER if is_base else slot,
+                request_seed(chunk.sampling.seed, prompt.prompt_id),
+            )
+            for slot in range(len(chunk.members))
+            for prompt in prompts
+        ]
+        started = time.perf_counter()
+        completions = self.engine.generate(requests, chunk.sampling)
+        generated = time.perf_counter()
+        columns = [prompt.columns for _ in chunk.members for prompt in prompts]
+        scores = score_batch(self.reward, [completion.text for completion in completions], columns)
+        shape = (len(chunk.members), len(prompts))
+        return ChunkResult(
+            chunk_id=chunk.chunk_id,
+            members=chunk.members,
+            rewards_MP=_table(scores, shape, lambda score: score.reward),
+            passed_MP=np.array([score.passed for score in scores]).reshape(shape),
+            metrics_MP=_metric_tables(scores, shape),
+            reasons=Counter(score.reason for score in scores),
+            num_generated_tokens=sum(len(completion.token_ids) for completion in completions),
+            num_prompt_tokens=sum(len(request.token_ids) for request in requests),
+            generate_s=generated - started,
+            score_s=time.perf_counter() - generated,
+            samples=self._samples(chunk, prompts, completions, scores),
+        )
+
+    def canary(self, vectors_MD: np.ndarray, prompt_id: str) -> list[str]:
+        """Names of hooked modules that these members leave unchanged: a sigma too small to act, or a lost hook."""
+        self.engine.set_members(vectors_MD)
+        requests = [Request(self.tokens[prompt_id], slot, 0) for slot in range(len(vectors_MD))]
+        return self.engine.canary(requests)
+
+    def _samples(
+        self,
+        chunk: Chunk,
+        prompts: Sequence[Prompt],
+        completions: Sequence[Completion],
+        scores: Sequence[Score],
+    ) -> tuple[Sample, ...]:
+        wanted = set(chunk.sample_members)
+        asked = [(member, prompt) for member in chunk.members for prompt in prompts]
+        return tuple(
+            Sample(
+                member=member,
+                prompt_id=prompt.prompt_id,
+                prompt=prompt.messages[-1]["content"],
+                completion=completion.text,
+                reward=score.reward,
+                passed=score.passed,
+                reason=score.reason,
+            )
+            for (member, prompt), completion, score in zip(asked, completions, scores, strict=True)
+            if member in wanted
+        )
+
+
+def request_seed(seed: int, prompt_id: str) -> int:
+    """A prompt's own sampling seed, the same for every member (common random numbers). 63 bits."""
+    return int.from_bytes(hashlib.sha256(f"{seed}|{prompt_id}".encode()).digest()[:8], "big") >> 1
+
+
+def peak_rss_bytes() -> int:
+    """Largest resident size of this process so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * RSS_UNIT_BYTES
+
+
+def _start_engine(
+    spec: WorkerSpec, model_path: Path, factors_path: Path | None, renderer: Renderer
+) -> Engine:
+    engine_spec = EngineSpec(
+        kind=spec.engine,
+        model_path=model_path,
+        precision=spec.precision,
+        factors_path=factors_path,
+        max_members=spec.max_members,
+        max_model_len=spec.max_model_len,
+        kv_cache_gb=spec.kv_cache_gb,
+        num_threads=spec.num_threads,
+    )
+    # Imported here: either engine's libraries may be absent, and vLLM takes seconds to import.
+    if spec.engine == "vllm":
+        from workers.engines.vllm_engine import VllmEngine
+
+        return VllmEngine(engine_spec, renderer)
+    from workers.engines.torch_engine import TorchEngine
+
+    return TorchEngine(engine_spec, renderer)
+
+
+def _check_lengths(tokens: Mapping[str, Sequence[int]], spec: WorkerSpec) -> None:
+    longest = max(tokens, key=lambda prompt_id: len(tokens[prompt_id]))
+    needed = len(tokens[longest]) + spec.max_new_tokens
+    if needed > spec.max_model_len:
+        raise WorkerError(
+            f"prompt {longest} has {len(tokens[longest])} tokens, with max_new_tokens={spec.max_new_tokens} "
+            f"that is {needed}; workers.max_model_len is {spec.max_model_len}: set it to {needed} or more"
+        )
+
+
+def _table(
+    scores: Sequence[Score], shape: tuple[int, int], value: Callable[[Score], float | None]
+) -> np.ndarray:
+    values = [value(score) for score in scores]
+    return np.array([np.nan if v is None else v for v in values], dtype=np.float64).reshape(shape)
+
+
+def _metric_tables(scores: Sequence[Score], shape: tuple[int, int]) -> dict[str, np.ndarray]:
+    names = sorted({name for score in scores for name in score.metrics})
+    return {name: _table(scores, shape, lambda s, name=name: s.metrics.get(name)) for name in names}

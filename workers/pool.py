@@ -1,0 +1,237 @@
+"""The pool of workers: starts Ray, hands chunks out as workers become free, and outlives a worker that does not.
+
+A chunk's composition is decided by the caller from the configuration alone, results are put back in the caller's
+order, so which worker ran what, or how often, never changes a number. Every remote call has a deadline. A worker
+that dies, hangs or raises is killed and started again, its chunk goes back to the front of the queue, and a chunk
+that fails more than `max_retries` times stops the run with the worker, the members and the reason named.
+"""
+
+import os
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import cast
+
+import numpy as np
+import ray
+from ray.actor import ActorHandle
+from ray.exceptions import GetTimeoutError, RayError, RayTaskError
+
+from kernels.errors import ConfigError, EsAlignError, WorkerError
+from workers.evaluator import WorkerSpec
+from workers.population import LayerFactors
+from workers.protocol import Chunk, ChunkResult, Prompt, WorkerInfo
+from workers.worker import Worker
+
+RAY_OBJECT_STORE_BYTES = 256 * 2**20  # prompts and factors; a private cluster needs no more
+SHUTDOWN_DEADLINE_S = 10.0
+SHORT_CALL_DEADLINE_S = 60.0
+LOCAL_ADDRESS = "127.0.0.1"
+
+
+@dataclass(frozen=True, slots=True)
+class PoolSettings:
+    """How many workers, where, and how long they may take."""
+
+    num_workers: int
+    num_cpus: int  # of each worker
+    num_gpus: float
+    address: str | None  # None: a private cluster on this machine, gone with the driver
+    load_deadline_s: float
+    chunk_deadline_s: float
+    max_retries: int
+
+
+@dataclass(slots=True)
+class _Running:
+    chunk: Chunk
+    worker: int
+    started: float
+
+
+class Pool:
+    """Workers that evaluate chunks; use as a context manager."""
+
+    def __init__(
+        self,
+        settings: PoolSettings,
+        spec: WorkerSpec,
+        factors: Sequence[LayerFactors],
+        prompts: Sequence[Prompt],
+    ) -> None:
+        self.settings = settings
+        self.spec = spec
+        self.num_retries = 0
+        self._payload = (list(factors), list(prompts))
+        self._actors: list[ActorHandle] = []
+        self._own_cluster = False
+
+    def __enter__(self) -> "Pool":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def start(self) -> list[WorkerInfo]:
+        """Start Ray and all workers, and wait until every model is loaded.
+
+        Raises ConfigError if the cluster is too small, WorkerError if a worker does not load in time; errors of the
+        model itself come through as they were raised.
+        """
+        self._connect()
+        self._check_capacity()
+        factors, prompts = self._payload
+        self._refs = (ray.put(self.spec), ray.put(factors), ray.put(prompts))
+        self._actors = [self._start_actor(index) for index in range(self.settings.num_workers)]
+        return [self._load(index) for index in range(self.settings.num_workers)]
+
+    def evaluate(self, chunks: Sequence[Chunk]) -> list[ChunkResult]:
+        """Evaluate all chunks; results come back in the order of `chunks`."""
+        queue = deque(chunks)
+        idle = deque(range(len(self._actors)))
+        failures: dict[int, int] = {}
+        running: dict[ray.ObjectRef, _Running] = {}
+        results: dict[int, ChunkResult] = {}
+        while queue or running:
+            while queue and idle:
+                worker, chunk = idle.popleft(), queue.popleft()
+                ref = self._actors[worker].evaluate.remote(chunk)
+                running[ref] = _Running(chunk, worker, time.monotonic())
+            ref, problem = self._next_finished(running)
+            done = running.pop(ref)
+            outcome = problem or self._fetch(ref)
+            if isinstance(outcome, ChunkResult):
+                results[done.chunk.chunk_id] = outcome
+            else:
+                failures[done.chunk.chunk_id] = failures.get(done.chunk.chunk_id, 0) + 1
+                self._give_up_or_retry(done, outcome, failures[done.chunk.chunk_id])
+                queue.appendleft(done.chunk)
+            idle.append(done.worker)
+        return [results[chunk.chunk_id] for chunk in chunks]
+
+    def canary(self, vectors_MD: np.ndarray, prompt_id: str) -> list[str]:
+        """Modules of any worker that the members leave unchanged (see `Evaluator.canary`)."""
+        refs = [actor.canary.remote(vectors_MD, prompt_id) for actor in self._actors]
+        found = self._get(refs, self.settings.chunk_deadline_s, "the canary")
+        return sorted({name for names in found for name in names})
+
+    def peak_rss_bytes(self) -> int:
+        """Sum over workers of their largest resident size."""
+        refs = [actor.peak_rss_bytes.remote() for actor in self._actors]
+        return sum(self._get(refs, SHORT_CALL_DEADLINE_S, "a memory reading"))
+
+    def close(self) -> None:
+        """End every worker, and the private cluster if there is one."""
+        for actor in self._actors:
+            ray.kill(actor)
+        self._actors = []
+        if self._own_cluster and ray.is_initialized():
+            ray.shutdown()
+
+    def _connect(self) -> None:
+        if ray.is_initialized():
+            return
+        os.environ.setdefault("RAY_DEDUP_LOGS", "0")
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        quiet = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": False}
+        if self.settings.address is not None:
+            ray.init(address=self.settings.address, **quiet)
+        else:
+            ray.init(
+                num_cpus=self.settings.num_workers * self.settings.num_cpus,
+                include_dashboard=False,
+                object_store_memory=RAY_OBJECT_STORE_BYTES,
+                _node_ip_address=LOCAL_ADDRESS,
+                **quiet,
+            )
+        self._own_cluster = True
+
+    def _check_capacity(self) -> None:
+        have, want = ray.cluster_resources(), self.settings
+        for name, each in (("CPU", want.num_cpus), ("GPU", want.num_gpus)):
+            needed = each * want.num_workers
+            if needed > have.get(name, 0):
+                fitting = int(have.get(name, 0) // each)
+                raise ConfigError(
+                    f"{want.num_workers} workers need {needed:g} {name}s, the cluster has "
+                    f"{have.get(name, 0):g}; set workers.count to {fitting} or add nodes"
+                )
+
+    def _start_actor(self, index: int) -> ActorHandle:
+        threads = str(self.settings.num_cpus)
+        # Read by OpenMP when torch is imported, so it has to be there before the process starts.
+        environment = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+        actor = ray.remote(Worker).options(
+            num_cpus=self.settings.num_cpus,
+            num_gpus=self.settings.num_gpus,
+            max_restarts=0,  # a fresh actor has no model; the pool starts and loads it itself
+            runtime_env={"env_vars": environment},
+        )
+        return cast(ActorHandle, actor.remote(index))
+
+    def _load(self, index: int) -> WorkerInfo:
+        ref = self._actors[index].load.remote(*self._refs)
+        return self._get([ref], self.settings.load_deadline_s, f"worker {index} loading the model")[0]
+
+    def _get(self, refs: Sequence[ray.ObjectRef], deadline_s: float, what: str) -> list:
+        try:
+            return ray.get(list(refs), timeout=deadline_s)
+        except GetTimeoutError as error:
+            raise WorkerError(
+                f"{what} took longer than {deadline_s:g} s; raise the deadline in workers, or look "
+                "at the worker's log under /tmp/ray/session_latest/logs"
+            ) from error
+        except RayError as error:
+            raise _as_user_error(error, what) from error
+
+    def _next_finished(
+        self, running: dict[ray.ObjectRef, _Running]
+    ) -> tuple[ray.ObjectRef, WorkerError | None]:
+        """A finished call, or the oldest one if it is past its deadline."""
+        oldest = min(running, key=lambda ref: running[ref].started)
+        deadline = running[oldest].started + self.settings.chunk_deadline_s
+        ready, _ = ray.wait(list(running), timeout=max(0.0, deadline - time.monotonic()))
+        if ready:
+            return ready[0], None
+        elapsed = time.monotonic() - running[oldest].started
+        return oldest, WorkerError(f"no answer after {elapsed:.0f} s")
+
+    def _fetch(self, ref: ray.ObjectRef) -> ChunkResult | Exception:
+        """The boundary around one worker's call: what went wrong is returned, and recorded by the caller."""
+        try:
+            return ray.get(ref, timeout=SHORT_CALL_DEADLINE_S)
+        except RayError as error:
+            return error
+
+    def _give_up_or_retry(self, done: _Running, problem: Exception, num_failures: int) -> None:
+        members = done.chunk.members
+        what = (
+            f"worker {done.worker}, generation {done.chunk.generation}, members {members[0]} to {members[-1]}"
+        )
+        if isinstance(problem, RayTaskError) and isinstance(problem.cause, EsAlignError):
+            raise problem.cause
+        if num_failures > self.settings.max_retries:
+            raise _as_user_error(
+                problem, f"{what}, failed {num_failures} times (workers.max_retries={self.settings.max_retries})"
+            ) from problem
+        self.num_retries += 1
+        ray.kill(self._actors[done.worker])
+        self._actors[done.worker] = self._start_actor(done.worker)
+        self._load(done.worker)
+
+
+def _as_user_error(problem: Exception, what: str) -> EsAlignError:
+    if isinstance(problem, RayTaskError) and isinstance(problem.cause, EsAlignError):
+        return problem.cause
+    lines = str(problem).strip().splitlines()
+    return WorkerError(
+        f"{what}: {type(problem).__name__}: {lines[-1] if lines else 'no message'}; finished generations are in "
+        "the ledger, repair the cause and go on with --resume"
+    )
