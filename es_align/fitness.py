@@ -1,0 +1,101 @@
+"""From rewards (a completion) to fitness (a member) to the shaped fitness a strategy uses.
+
+Prompts differ in difficulty more than members differ in skill, so each prompt is centred over the
+members first: with common prompts that removes the prompt's share of the variance (the baseline of
+GRPO, Shao et al. 2024, across members instead of samples). Shaping then fixes the scale: z-scores,
+or the centred ranks of Wierstra et al. 2014 and Salimans et al. 2017 (arXiv 1703.03864).
+
+Sums are exactly rounded (`math.fsum`): equal scores in another order give equal bits, so ties stay
+ties, and replay computes the same shaped fitness on any machine. Not-a-number means no score, and
+is never a zero.
+
+Suffixes: _M members, _P prompts.
+"""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+Shaping = Callable[[np.ndarray], np.ndarray]
+
+# Members further apart than this differ; closer, they differ by the rounding of an average of
+# rewards.
+MIN_SPREAD = 1e-12
+
+
+def centre_prompts(rewards_MP: np.ndarray) -> np.ndarray:
+    """Fitness of each member: the mean of its scores less the mean of those prompts' averages.
+
+    Takes float64 (M, P) where a non-finite entry is a completion without a score; a prompt's
+    average runs over the members that have a score there, so a member is compared on its own
+    prompts only. Returns float64 (M,), NaN for a member without any score.
+    """
+    rewards_MP = np.asarray(rewards_MP, dtype=np.float64)
+    is_scored_MP = np.isfinite(rewards_MP)
+    average_P = np.array(
+        [_mean(column[scored]) for column, scored in zip(rewards_MP.T, is_scored_MP.T, strict=True)]
+    )
+    return np.array(
+        [
+            _mean(row[scored]) - _mean(average_P[scored])
+            for row, scored in zip(rewards_MP, is_scored_MP, strict=True)
+        ]
+    )
+
+
+def shape_centred(fitness_M: np.ndarray) -> np.ndarray:
+    """Fitness less its mean over the members, in the reward's own unit."""
+    return _on_finite(fitness_M, lambda values: _spread_or_zeros(values, is_scaled=False))
+
+
+def shape_z_score(fitness_M: np.ndarray) -> np.ndarray:
+    """Fitness less its mean, divided by its standard deviation over the members (divisor n)."""
+    return _on_finite(fitness_M, lambda values: _spread_or_zeros(values, is_scaled=True))
+
+
+def shape_centred_ranks(fitness_M: np.ndarray) -> np.ndarray:
+    """Ranks spread evenly over -0.5 to 0.5; equal fitness shares the average of its ranks."""
+    return _on_finite(fitness_M, _centred_ranks)
+
+
+def shape_none(fitness_M: np.ndarray) -> np.ndarray:
+    """Fitness as it is; infinities become NaN."""
+    return _on_finite(fitness_M, lambda values: values)
+
+
+SHAPINGS: dict[str, Shaping] = {
+    "centred": shape_centred,
+    "z_score": shape_z_score,
+    "centred_ranks": shape_centred_ranks,
+    "none": shape_none,
+}
+"""By name: float64 (M,) to float64 (M,); NaN stays NaN, and a population of equals becomes zeros,
+except under `none`."""
+
+
+def _on_finite(fitness_M: np.ndarray, shape: Shaping) -> np.ndarray:
+    is_finite_M = np.isfinite(fitness_M)
+    shaped_M = np.full(len(fitness_M), np.nan)
+    if is_finite_M.any():
+        shaped_M[is_finite_M] = shape(np.asarray(fitness_M, dtype=np.float64)[is_finite_M])
+    return shaped_M
+
+
+def _spread_or_zeros(values: np.ndarray, *, is_scaled: bool) -> np.ndarray:
+    if values.max() - values.min() <= MIN_SPREAD:
+        return np.zeros(len(values))
+    centred = values - _mean(values)
+    return centred / math.sqrt(_mean(centred * centred)) if is_scaled else centred
+
+
+def _centred_ranks(values: np.ndarray) -> np.ndarray:
+    ordered = np.sort(values)
+    num_below = np.searchsorted(ordered, values, side="left")
+    num_up_to = np.searchsorted(ordered, values, side="right")
+    average_rank = (num_below + num_up_to - 1) / 2
+    return average_rank / max(len(values) - 1, 1) - 0.5 * (len(values) > 1)
+
+
+def _mean(values: np.ndarray) -> float:
+    return math.fsum(values.tolist()) / len(values) if len(values) else math.nan

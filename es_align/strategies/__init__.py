@@ -1,0 +1,30 @@
+"""The strategies by name; each has a file and passes tests/strategies/test_contract.py."""
+
+from es_align.config import StrategyConfig
+from es_align.strategies.base import Population, Strategy, StrategyFactory, StrategyState, Update
+from es_align.strategies.cma_es import CMAES
+from es_align.strategies.openai_es import OpenAIES
+
+STRATEGIES: dict[str, StrategyFactory] = {OpenAIES.kind: OpenAIES, CMAES.kind: CMAES}
+
+
+def make_strategy(
+    config: StrategyConfig, *, dimension: int, population: int, seed: int
+) -> Strategy:
+    """The configured strategy at its start, for `population` members of `dimension` numbers.
+
+    Raises ConfigError if the strategy cannot serve that population or dimension.
+    """
+    factory = STRATEGIES[config.kind]
+    return factory(config, dimension=dimension, population=population, seed=seed)
+
+
+__all__ = [
+    "STRATEGIES",
+    "Population",
+    "Strategy",
+    "StrategyFactory",
+    "StrategyState",
+    "Update",
+    "make_strategy",
+]
