@@ -1,0 +1,157 @@
+"""The configuration of a run: one frozen tree, checked completely before Ray or a model starts.
+
+YAML files are sparse: what they leave out has the default written here. Bounds stand on the fields.
+`es_align.config_loading` reads files and dotted overrides and refuses unknown keys with the nearest
+known one; `es_align.preflight` checks what needs more than one field or a look at the machine.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+
+Precision = Literal["fp32", "bf16", "int8", "int4"]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+NEW_TOKENS = {"instructions": 40, "gsm8k": 256, "reasoning_gym": 128, "letters": 8}
+
+
+class Section(BaseModel):
+    """A frozen section that refuses unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _refuse_truth_for_number(cls, value: object, info: ValidationInfo) -> object:
+        """`count: yes` must not be read as 1, which pydantic would do."""
+        field = cls.model_fields[str(info.field_name)]
+        if isinstance(value, bool) and field.annotation is not bool:
+            raise ValueError("is a truth value; put YAML words such as yes, no, on, off in quotes")
+        return value
+
+
+class TaskConfig(Section):
+    """What the model is asked, and how answers are scored."""
+
+    name: Literal["instructions", "gsm8k", "reasoning_gym", "letters"] = "instructions"
+    families: tuple[str, ...] = ()
+    """instructions: constraint families to draw from; empty means all."""
+    path: str | None = None
+    """gsm8k: folder with train.jsonl and test.jsonl; none means the Hugging Face hub."""
+    dataset: str = "chain_sum"
+    """reasoning_gym: name of the procedural data set."""
+    num_train: Count = 512
+    """Prompts in the training pool."""
+    num_heldout: Count = 64
+    """Held-out prompts, disjoint from the pool; never trained on."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of the prompts, apart from the run's, so that several runs share held-out prompts."""
+    system_prompt: str | None = None
+    """Replaces the chat template's default system prompt."""
+
+
+class SpaceConfig(Section):
+    """What is perturbed."""
+
+    kind: Literal["singular_values"] = "singular_values"
+    basis: Literal["weight", "adapter"] = "weight"
+    rank: Count = 8
+    """Singular directions per layer (basis weight)."""
+    alpha: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of an adapter's singular values that move, largest first (ESSA's alpha)."""
+    adapter: str | None = None
+    """Folder of a PEFT LoRA (basis adapter)."""
+    targets: tuple[str, ...] = (
+        "q_proj",
+        "k_proj",
+        "v_proj",
+        "o_proj",
+        "gate_proj",
+        "up_proj",
+        "down_proj",
+    )
+    """Last part of the names of the linear layers that are perturbed."""
+
+
+class StrategyConfig(Section):
+    """How the mean moves."""
+
+    kind: Literal["openai_es", "cma_es"] = "openai_es"
+    sigma: Positive = 0.05
+    """Standard deviation of the noise, relative to each singular value."""
+    learning_rate: Positive = 0.1
+    """openai_es: step in units of sigma times the estimated gradient's scale."""
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    shaping: Literal["centred", "z_score", "centred_ranks", "none"] = "z_score"
+    """How fitness is scaled before the update; prompts are always centred one by one first."""
+
+
+class EvaluationConfig(Section):
+    """Held-out evaluation, always greedy."""
+
+    every: Annotated[int, Field(ge=0)] = 5
+    """Generations between evaluations of the mean; 0: only before and after."""
+    noise_floor_repeats: Annotated[int, Field(ge=0)] = 1
+    """Extra evaluations of the unperturbed model on one batch: the engine's own noise."""
+    bootstrap_samples: Annotated[int, Field(ge=100)] = 10_000
+
+
+class WorkersConfig(Section):
+    """Who evaluates."""
+
+    engine: Literal["vllm", "torch"] = "vllm"
+    count: Count = 1
+    cpus: Count | None = None
+    """Cores of each worker; none: the machine's cores shared out."""
+    gpus: Annotated[float, Field(ge=0)] = 0
+    address: str | None = None
+    """Ray address; none starts a private cluster on this machine."""
+    members_per_chunk: Count | None = None
+    """Members in one unit of work; none: the whole population. Part of the result's identity."""
+    chunk_deadline_s: Positive = 600
+    load_deadline_s: Positive = 900
+    max_retries: Annotated[int, Field(ge=0)] = 2
+    """How often one chunk may fail before the run stops."""
+    max_model_len: Count = 1024
+    kv_cache_gb: Positive = 1.0
+    """Memory for vLLM's key-value cache."""
+
+
+class Config(Section):
+    """A whole run."""
+
+    model: str = "smollm2-135m-instruct"
+    """Hub id, directory, or a bundled name."""
+    precision: Precision = "bf16"
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    generations: Count = 40
+    population: Annotated[int, Field(ge=2)] = 32
+    prompts_per_generation: Count = 8
+    max_new_tokens: Count = 40
+    """Length of an answer; left out or null: the task's own (`NEW_TOKENS`)."""
+    temperature: Annotated[float, Field(ge=0)] = 0.0
+    samples_per_generation: Annotated[int, Field(ge=0)] = 2
+    """Members whose completions are kept in samples.jsonl each generation."""
+    checkpoint_every: Count = 5
+    run_dir: str | None = None
+    """Run folder; none: runs/<config name>-<seed>."""
+    task: TaskConfig = TaskConfig()
+    space: SpaceConfig = SpaceConfig()
+    strategy: StrategyConfig = StrategyConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    workers: WorkersConfig = WorkersConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _length_of_the_task(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping) or data.get("max_new_tokens") is not None:
+            return data
+        task = data.get("task", {})
+        if isinstance(task, TaskConfig):
+            task = {"name": task.name}
+        # A section of the wrong kind is told about by its own check, not here.
+        name = str(task.get("name", "instructions")) if isinstance(task, Mapping) else ""
+        return {**data, "max_new_tokens": NEW_TOKENS.get(name, 40)}

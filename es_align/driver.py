@@ -1,0 +1,153 @@
+"""The run: ask, evaluate, tell, record, until the generations are done.
+
+Everything a generation needs to be rebuilt is on disk before the next one starts. The loop holds no try/except:
+what goes wrong with one completion is a counted reason, what goes wrong with a worker is the pool's business, and
+anything else ends the run with every finished generation safe.
+"""
+
+import time
+from collections.abc import Sequence
+
+import numpy as np
+
+from es_align.config import Config
+from es_align.errors import WorkerError
+from es_align.evaluation import Evaluation, evaluation_of
+from es_align.fitness import centre_prompts
+from es_align.progress import GenerationLine, Reporter
+from es_align.rollout import Rollout, run_base_copies, run_one, run_population
+from es_align.session import Run
+from es_align.strategies import Population, Update
+from es_align.tasks import Task
+from workers.pool import Pool
+
+CANARY_MEMBERS = 2
+MAX_NAMES_SHOWN = 3
+
+
+def run_generations(
+    run: Run, task: Task, pool: Pool, config: Config, reporter: Reporter
+) -> tuple[float | None, float]:
+    """Evaluate, evolve and evaluate; returns the noise floor and the driver's own seconds."""
+    check_hooks(run, task, pool)
+    noise_floor = measure_noise_floor(task, pool, config)
+    evaluate_if_due(run, task, pool, config)
+    driver_s = 0.0
+    for generation in range(run.completed, config.generations):
+        started = time.perf_counter()
+        population = run.strategy.ask(generation)
+        prompt_ids = tuple(prompt.prompt_id for prompt in task.batch(generation))
+        asked = time.perf_counter()
+        rollout = run_population(pool, config, population, prompt_ids)
+        answered = time.perf_counter()
+        fitness_M = centre_prompts(rollout.rewards_MP)
+        update = run.strategy.tell(population, fitness_M)
+        metrics = generation_metrics(rollout, fitness_M, update, answered - asked, noise_floor)
+        run.record_generation(fitness_M, prompt_ids, rollout, update, metrics)
+        overhead = (asked - started) + (time.perf_counter() - answered)
+        driver_s += overhead
+        evaluation = evaluate_if_due(run, task, pool, config)
+        reporter.generation(
+            GenerationLine(
+                generation=generation + 1,
+                generations=config.generations,
+                wall_s=answered - asked + overhead,
+                fitness_mean=metrics["reward/mean"],
+                fitness_std=metrics["fitness/std"],
+                noise_floor_std=noise_floor,
+                eval_score=None if evaluation is None else evaluation.pass_rate,
+                num_failed=rollout.num_failed,
+                num_completions=rollout.rewards_MP.size,
+                tokens_per_s=metrics["tokens/per_s"],
+            )
+        )
+    return noise_floor, driver_s
+
+
+def check_hooks(run: Run, task: Task, pool: Pool) -> None:
+    """Raise WorkerError unless both members of a pair change the output of every hooked layer."""
+    population = run.strategy.ask(run.completed)
+    untouched = pool.canary(_few(population), task.train[0].prompt_id)
+    if untouched:
+        raise WorkerError(
+            f"{len(untouched)} hooked layers give the base model's output for every member, first "
+            f"{', '.join(untouched[:MAX_NAMES_SHOWN])}; strategy.sigma={run.config.strategy.sigma} may vanish in "
+            f"precision={run.config.precision}: raise it"
+        )
+
+
+def measure_noise_floor(task: Task, pool: Pool, config: Config) -> float | None:
+    """Spread of fitness over copies of the unperturbed model: what the engine's own noise amounts to."""
+    if config.evaluation.noise_floor_repeats == 0:
+        return None
+    prompt_ids = [prompt.prompt_id for prompt in task.batch(0)]
+    copies = run_base_copies(pool, config, 1 + config.evaluation.noise_floor_repeats, prompt_ids)
+    return _spread(centre_prompts(copies.rewards_MP))
+
+
+def evaluate_if_due(run: Run, task: Task, pool: Pool, config: Config) -> Evaluation | None:
+    """Evaluate the mean on the held-out prompts where the configuration asks for it, once."""
+    done, every = run.completed, config.evaluation.every
+    is_due = done in (0, config.generations) or (every > 0 and done % every == 0)
+    if not is_due:
+        return None
+    known = run.evaluation_at(done)
+    if known is not None:
+        return known
+    evaluation = evaluate_mean(run, task, pool, config)
+    run.record_evaluation(evaluation)
+    return evaluation
+
+
+def evaluate_mean(run: Run, task: Task, pool: Pool, config: Config) -> Evaluation:
+    """The mean on the held-out prompts; before the first generation, the model as it was given.
+
+    With basis `adapter` that is the adapter, which the mean at zero is; nothing is compared with a bare base.
+    """
+    prompt_ids = [prompt.prompt_id for prompt in task.heldout]
+    mean_D = run.strategy.mean_D
+    rollout = run_one(pool, config, mean_D, prompt_ids, generation=run.completed, with_samples=True)
+    run.folder.append_samples(run.completed, rollout.samples)
+    return evaluation_of(rollout, run.completed)
+
+
+def generation_metrics(
+    rollout: Rollout,
+    fitness_M: np.ndarray,
+    update: Update,
+    evaluate_s: float,
+    noise_floor: float | None,
+) -> dict[str, float]:
+    """One row of metrics.jsonl; seconds, counts, and rewards in the reward's own unit."""
+    reward_M = rollout.reward_mean_M
+    per_second = rollout.num_generated_tokens / evaluate_s
+    return {
+        "reward/mean": float(np.nanmean(reward_M)),
+        "reward/best": float(np.nanmax(reward_M)),
+        "reward/std": float(np.nanstd(reward_M)),
+        "reward/pass_rate": float(rollout.passed_MP.mean()),
+        "fitness/std": _spread(fitness_M),
+        "noise_floor/std": float("nan") if noise_floor is None else noise_floor,
+        "update/step_norm": update.step_norm,
+        "update/sigma": update.sigma,
+        "update/num_excluded": update.num_excluded,
+        "completions": rollout.rewards_MP.size,
+        "failed": rollout.num_failed,
+        "tokens/total": rollout.num_generated_tokens,
+        "tokens/prompt": rollout.num_prompt_tokens,
+        "tokens/per_s": per_second,
+        "time/evaluate_s": evaluate_s,
+        "time/generate_s": rollout.generate_s,
+        "time/score_s": rollout.score_s,
+        **{f"reason/{reason}": count for reason, count in rollout.reasons.items()},
+        **{f"metric/{name}": float(np.nanmean(t)) for name, t in rollout.metrics_MP.items()},
+    }
+
+
+def _few(population: Population) -> np.ndarray:
+    return population.vectors_MD[:CANARY_MEMBERS].astype(np.float32)
+
+
+def _spread(values: Sequence[float] | np.ndarray) -> float:
+    finite = np.asarray(values)[np.isfinite(values)]
+    return float(finite.std()) if len(finite) else float("nan")

@@ -1,0 +1,60 @@
+"""From a configuration to a pool of workers."""
+
+import functools
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from es_align.config import Config, Precision
+from es_align.models import ModelPaths, resolve_model
+from workers.evaluator import WorkerSpec
+from workers.pool import Pool, PoolSettings
+from workers.population import LayerFactors
+from workers.protocol import Prompt
+
+CORES_OF_A_REMOTE_WORKER = 1
+
+
+def make_pool(
+    config: Config,
+    model: ModelPaths,
+    reward_name: str,
+    factors: Sequence[LayerFactors],
+    prompts: Sequence[Prompt],
+) -> Pool:
+    """The configured pool, not started yet; without factors its workers hold the base model only."""
+    workers = config.workers
+    num_cpus = workers.cpus or default_cores(config)
+    settings = PoolSettings(
+        num_workers=workers.count,
+        num_cpus=num_cpus,
+        num_gpus=workers.gpus,
+        address=workers.address,
+        load_deadline_s=workers.load_deadline_s,
+        chunk_deadline_s=workers.chunk_deadline_s,
+        max_retries=workers.max_retries,
+    )
+    spec = WorkerSpec(
+        engine=workers.engine,
+        locate_model=functools.partial(engine_path, model.name, config.precision),
+        precision=config.precision,
+        reward_name=reward_name,
+        max_members=workers.members_per_chunk or config.population,
+        max_model_len=workers.max_model_len,
+        max_new_tokens=config.max_new_tokens,
+        kv_cache_gb=workers.kv_cache_gb,
+        num_threads=num_cpus,
+    )
+    return Pool(settings, spec, factors, prompts)
+
+
+def default_cores(config: Config) -> int:
+    """Cores of each worker where none are configured: this machine's, shared out; one on a cluster."""
+    if config.workers.address is not None:
+        return CORES_OF_A_REMOTE_WORKER
+    return max(1, len(os.sched_getaffinity(0)) // config.workers.count)
+
+
+def engine_path(name: str, precision: Precision) -> Path:
+    """Where the model lies on the machine this runs on; a worker calls it, and converts or fetches if need be."""
+    return resolve_model(name, precision).engine

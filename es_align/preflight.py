@@ -1,0 +1,180 @@
+"""Checks that need more than one field of a configuration, or a look at this machine.
+
+They run before torch, Ray or a model is loaded, so a typing mistake costs a second, not a minute.
+What only a loaded model can tell (an adapter's shapes, a rank above a layer's width) is checked
+where the model is read.
+"""
+
+import importlib.util
+import os
+from pathlib import Path
+
+from es_align.config import Config, StrategyConfig
+from es_align.config_errors import nearest
+from es_align.errors import ConfigError, DataError, ModelError
+
+# Named here too because es_align.bundled, which builds them, imports torch; a test compares both.
+BUNDLED_NAMES = ("smollm2-135m-instruct", "tiny")
+
+
+def validate(config: Config) -> None:
+    """Refuse what cannot run on this machine.
+
+    Raises ConfigError, ModelError or DataError naming the value, the limit and the next step.
+    """
+    _check_population(config)
+    _check_lengths(config)
+    _check_precision(config)
+    _check_workers(config)
+    _check_model(config.model)
+    _check_adapter(config)
+    _check_task_data(config)
+
+
+def uses_pairs(strategy: StrategyConfig) -> bool:
+    """Whether members come in antithetic pairs, signs + and -, that must stay together."""
+    return strategy.kind == "openai_es"
+
+
+def _check_population(config: Config) -> None:
+    population, chunk = config.population, config.workers.members_per_chunk
+    has_pairs = uses_pairs(config.strategy)
+    if has_pairs and population % 2:
+        raise ConfigError(
+            f"population={population} must be even for antithetic pairs; "
+            f"use {population - 1} or {population + 1}"
+        )
+    if config.prompts_per_generation > config.task.num_train:
+        raise ConfigError(
+            f"prompts_per_generation={config.prompts_per_generation} is more than "
+            f"task.num_train={config.task.num_train}; lower the first or raise the second"
+        )
+    if config.samples_per_generation > population:
+        raise ConfigError(
+            f"samples_per_generation={config.samples_per_generation} is more than "
+            f"population={population}; use {population} or less"
+        )
+    divisors = [
+        size
+        for size in range(1, population + 1)
+        if population % size == 0 and not (has_pairs and size % 2)
+    ]
+    if chunk is not None and chunk not in divisors:
+        near = sorted(sorted(divisors, key=lambda size: abs(size - chunk))[:2])
+        parity = " and be even, so that pairs stay together" if has_pairs else ""
+        raise ConfigError(
+            f"workers.members_per_chunk={chunk} must divide population={population}{parity}; "
+            f"use {' or '.join(map(str, near))}"
+        )
+    num_workers, num_chunks = config.workers.count, population // (chunk or population)
+    if num_workers > num_chunks:
+        fitting = [size for size in divisors if population // size >= num_workers]
+        step = (
+            f"set workers.members_per_chunk={fitting[-1]}"
+            if fitting
+            else f"use at most {population // divisors[0]} workers"
+        )
+        raise ConfigError(
+            f"workers.count={num_workers} but a generation has only {num_chunks} chunk(s) of "
+            f"members, so some workers would have nothing to do; {step}"
+        )
+
+
+def _check_lengths(config: Config) -> None:
+    longest = config.workers.max_model_len
+    if config.max_new_tokens >= longest:
+        raise ConfigError(
+            f"max_new_tokens={config.max_new_tokens} leaves no room for a prompt in "
+            f"workers.max_model_len={longest}; raise the second or lower the first"
+        )
+
+
+def _check_precision(config: Config) -> None:
+    engine, precision = config.workers.engine, config.precision
+    if precision == "fp32" and engine != "torch":
+        raise ConfigError(
+            f"precision=fp32 needs workers.engine=torch, not {engine}; set the engine, or use bf16"
+        )
+    if precision in ("int8", "int4") and engine != "vllm":
+        raise ConfigError(
+            f"precision={precision} needs workers.engine=vllm, not {engine}; "
+            "set the engine, or use bf16 or fp32"
+        )
+
+
+def _check_workers(config: Config) -> None:
+    """Only for a private cluster: a cluster reached by address knows its own machines."""
+    workers = config.workers
+    if workers.address is not None:
+        return
+    num_cores = len(os.sched_getaffinity(0))
+    wanted = workers.count * (workers.cpus or 1)
+    if wanted > num_cores:
+        raise ConfigError(
+            f"workers.count={workers.count} with workers.cpus={workers.cpus or 1} needs {wanted} "
+            f"cores and this machine has {num_cores}; lower one of them, or set workers.address to "
+            "a Ray cluster"
+        )
+    if workers.engine == "vllm" and importlib.util.find_spec("vllm") is None:
+        raise ConfigError(
+            "workers.engine=vllm but vLLM is not installed; run `make setup`, or set "
+            "workers.engine=torch (with precision bf16 or fp32)"
+        )
+
+
+def _check_model(name: str) -> None:
+    if name in BUNDLED_NAMES:
+        return
+    path = Path(name)
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise ModelError(
+                f"model={name} is a folder without config.json; name a checkpoint folder"
+            )
+        return
+    if path.is_file():
+        raise ModelError(f"model={name} is a file; name the checkpoint folder it stands in")
+    # A hub id is `name` or `owner/name`, so one slash inside proves nothing.
+    if name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name:
+        raise ModelError(
+            f"model={name} does not exist; name an existing checkpoint folder, a hub id such as "
+            f"HuggingFaceTB/SmolLM2-135M-Instruct, or one of {', '.join(BUNDLED_NAMES)}"
+        )
+    guess = nearest(name, BUNDLED_NAMES)
+    if guess is not None and "/" not in name:
+        raise ModelError(f"model={name} is no bundled model; did you mean {guess}?")
+
+
+def _check_adapter(config: Config) -> None:
+    basis, adapter = config.space.basis, config.space.adapter
+    if basis != "adapter":
+        if adapter is not None:
+            raise ConfigError(
+                f"space.adapter={adapter} is only read with space.basis=adapter, which is {basis}; "
+                "set the basis, or remove space.adapter"
+            )
+        return
+    if adapter is None:
+        raise ConfigError(
+            "space.basis=adapter needs space.adapter; name the folder of a PEFT LoRA, or use "
+            "space.basis=weight"
+        )
+    folder = Path(adapter)
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        if not (folder / name).is_file():
+            raise ModelError(
+                f"space.adapter={adapter} has no {name}; name a folder written by PEFT's "
+                "save_pretrained"
+            )
+
+
+def _check_task_data(config: Config) -> None:
+    task = config.task
+    if task.name != "gsm8k" or task.path is None:
+        return
+    for name in ("train.jsonl", "test.jsonl"):
+        if not (Path(task.path) / name).is_file():
+            raise DataError(
+                f"task.path={task.path} has no {name}; name a folder with train.jsonl and "
+                "test.jsonl, or leave task.path out to use the Hugging Face hub"
+            )

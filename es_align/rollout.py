@@ -1,0 +1,146 @@
+"""From members to scores: cut work into chunks, run them on the pool, put the tables together again.
+
+How work is cut depends on the configuration alone, so the same numbers come back from one worker or a hundred.
+
+Shape suffixes: _M members, _P prompts, _D numbers of a vector.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from es_align.config import Config
+from es_align.strategies.base import Population
+from workers.pool import Pool
+from workers.protocol import BASE_MEMBER, MEAN_MEMBER, Chunk, ChunkResult, Sample, Sampling
+
+EVALUATION_PROMPTS_PER_CHUNK = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """All scores of some members on some prompts; NaN in `rewards_MP` is a completion without a score."""
+
+    rewards_MP: np.ndarray  # float64
+    passed_MP: np.ndarray  # bool
+    metrics_MP: Mapping[str, np.ndarray]  # float64
+    reasons: Mapping[str, int]
+    samples: tuple[Sample, ...]
+    num_generated_tokens: int
+    num_prompt_tokens: int
+    generate_s: float  # summed over workers
+    score_s: float
+
+    @property
+    def num_failed(self) -> int:
+        """Completions without a score."""
+        return int((~np.isfinite(self.rewards_MP)).sum())
+
+    @property
+    def reward_mean_M(self) -> np.ndarray:
+        """Mean reward of each member over what was scored; NaN for a member with nothing."""
+        is_scored_MP = np.isfinite(self.rewards_MP)
+        sums_M = np.where(is_scored_MP, self.rewards_MP, 0.0).sum(axis=1)
+        counts_M = is_scored_MP.sum(axis=1)
+        return np.where(counts_M > 0, sums_M / np.maximum(counts_M, 1), np.nan)
+
+
+def run_population(
+    pool: Pool, config: Config, population: Population, prompt_ids: Sequence[str]
+) -> Rollout:
+    """Every member on every prompt of the generation."""
+    num_members = len(population.vectors_MD)
+    size = config.workers.members_per_chunk or num_members
+    sampling = Sampling(config.max_new_tokens, config.temperature, _seed(config, population.generation))
+    kept = sample_members(num_members, config.samples_per_generation, population.generation)
+    chunks = [
+        Chunk(
+            chunk_id=start // size,
+            generation=population.generation,
+            members=tuple(range(start, start + size)),
+            vectors_MD=population.vectors_MD[start : start + size].astype(np.float32),
+            prompt_ids=tuple(prompt_ids),
+            sampling=sampling,
+            sample_members=tuple(m for m in kept if start <= m < start + size),
+        )
+        for start in range(0, num_members, size)
+    ]
+    return _joined(pool.evaluate(chunks), axis=0)
+
+
+def run_one(
+    pool: Pool,
+    config: Config,
+    vector_D: np.ndarray | None,
+    prompt_ids: Sequence[str],
+    *,
+    generation: int,
+    with_samples: bool = False,
+) -> Rollout:
+    """One model, the mean or (vector None) the unperturbed base, on many prompts, greedy."""
+    member = BASE_MEMBER if vector_D is None else MEAN_MEMBER
+    starts = range(0, len(prompt_ids), EVALUATION_PROMPTS_PER_CHUNK)
+    chunks = [
+        Chunk(
+            chunk_id=index,
+            generation=generation,
+            members=(member,),
+            vectors_MD=None if vector_D is None else vector_D[None].astype(np.float32),
+            prompt_ids=tuple(prompt_ids[start : start + EVALUATION_PROMPTS_PER_CHUNK]),
+            sampling=Sampling(config.max_new_tokens),
+            sample_members=(member,) if with_samples else (),
+        )
+        for index, start in enumerate(starts)
+    ]
+    return _joined(pool.evaluate(chunks), axis=1)
+
+
+def run_base_copies(
+    pool: Pool, config: Config, num_copies: int, prompt_ids: Sequence[str]
+) -> Rollout:
+    """The unperturbed model several times in one batch, drawn as a generation is: the engine's own noise."""
+    chunk = Chunk(
+        chunk_id=0,
+        generation=0,
+        members=tuple(range(num_copies)),
+        vectors_MD=None,
+        prompt_ids=tuple(prompt_ids),
+        sampling=Sampling(config.max_new_tokens, config.temperature, _seed(config, 0)),
+    )
+    return _joined(pool.evaluate([chunk]), axis=0)
+
+
+def sample_members(num_members: int, num_kept: int, generation: int) -> tuple[int, ...]:
+    """Members whose texts are kept: others each generation, so that in time every index is seen."""
+    return tuple(sorted({(generation * num_kept + k) % num_members for k in range(num_kept)}))
+
+
+def _seed(config: Config, generation: int) -> int:
+    """Seed of sampled completions: new each generation, the same for all members."""
+    return (config.seed << 32) + generation
+
+
+def _joined(results: Sequence[ChunkResult], *, axis: int) -> Rollout:
+    reasons: Counter[str] = Counter()
+    for result in results:
+        reasons.update(result.reasons)
+    names = sorted({name for result in results for name in result.metrics_MP})
+    return Rollout(
+        rewards_MP=np.concatenate([result.rewards_MP for result in results], axis=axis),
+        passed_MP=np.concatenate([result.passed_MP for result in results], axis=axis),
+        metrics_MP={
+            name: np.concatenate(
+                [result.metrics_MP.get(name, np.full_like(result.rewards_MP, np.nan)) for result in results],
+                axis=axis,
+            )
+            for name in names
+        },
+        reasons=reasons,
+        samples=tuple(sample for result in results for sample in result.samples),
+        num_generated_tokens=sum(result.num_generated_tokens for result in results),
+        num_prompt_tokens=sum(result.num_prompt_tokens for result in results),
+        generate_s=sum(result.generate_s for result in results),
+        score_s=sum(result.score_s for result in results),
+    )

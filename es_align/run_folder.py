@@ -1,0 +1,139 @@
+"""The folder of a run: what is in it, how it is begun, and how it is taken up again after any kill.
+
+    config.json        the resolved configuration
+    basis.safetensors  frozen directions, so that the folder is enough to rebuild every generation
+    ledger.jsonl       the run itself (see `es_align.ledger`)
+    checkpoints/       shortcuts to a generation
+    metrics.jsonl, samples.jsonl, evaluations.jsonl   for people and plots
+    plots/, adapter/   written at the end
+
+A generation counts once its ledger record is on disk. Metrics and samples of it are written before that, so a kill
+leaves at most rows of a generation that does not count; those are cut off before the run goes on.
+"""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from es_align.config import Config
+from es_align.config_loading import changed_fields
+from es_align.errors import RunFolderError
+from es_align.sealed import write_synced
+from rewards.base import JsonValue
+from workers.protocol import Sample
+
+CONFIG_FILE = "config.json"
+BASIS_FILE = "basis.safetensors"
+LEDGER_FILE = "ledger.jsonl"
+METRICS_FILE = "metrics.jsonl"
+SAMPLES_FILE = "samples.jsonl"
+EVALUATIONS_FILE = "evaluations.jsonl"
+CHECKPOINTS = "checkpoints"
+ADAPTER = "adapter"
+PLOTS = "plots"
+
+
+class RunFolder:
+    """Paths and row files of one run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.basis = path / BASIS_FILE
+        self.ledger = path / LEDGER_FILE
+        self.metrics = path / METRICS_FILE
+        self.samples = path / SAMPLES_FILE
+        self.evaluations = path / EVALUATIONS_FILE
+        self.checkpoints = path / CHECKPOINTS
+        self.adapter = path / ADAPTER
+        self.plots = path / PLOTS
+
+    @property
+    def has_run(self) -> bool:
+        """Whether a run was begun here and has a ledger."""
+        return self.ledger.is_file()
+
+    def write_config(self, config: Config) -> None:
+        """Keep the resolved configuration."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        text = config.model_dump_json(indent=2) + "\n"
+        write_synced(self.path / CONFIG_FILE, text.encode())
+
+    def read_config(self) -> Config:
+        """The configuration the run was begun with; RunFolderError if there is none."""
+        file = self.path / CONFIG_FILE
+        if not file.is_file():
+            raise RunFolderError(
+                f"{self.path} has no {CONFIG_FILE}, so it holds no run; name a folder that `es-align train` wrote"
+            )
+        return Config.model_validate_json(file.read_text())
+
+    def append_rows(self, file: Path, rows: Sequence[Mapping[str, object]]) -> None:
+        """Append JSON lines; flushed, not synced: the ledger is what a run stands on."""
+        with file.open("a", encoding="utf-8") as stream:
+            stream.writelines(json.dumps(row, allow_nan=False) + "\n" for row in rows)
+
+    def append_samples(self, generation: int, samples: Sequence[Sample]) -> None:
+        """Keep completions for a person to read."""
+        rows = [{"generation": generation, **asdict(sample)} for sample in samples]
+        self.append_rows(self.samples, rows)
+
+    def drop_rows_after(self, completed: int) -> None:
+        """Cut rows of generations that do not count, and a torn last line, from every row file."""
+        for file in (self.metrics, self.samples, self.evaluations):
+            if file.is_file():
+                lines = file.read_bytes().splitlines(keepends=True)
+                kept = [line for line in lines if _generation(line) <= completed]
+                if kept != lines:
+                    draft = file.with_suffix(".draft")
+                    write_synced(draft, b"".join(kept))
+                    os.replace(draft, file)
+
+    def read_rows(self, file: Path) -> list[dict[str, JsonValue]]:
+        """The rows of a file; none if it is not there."""
+        if not file.is_file():
+            return []
+        return [json.loads(line) for line in file.read_bytes().splitlines()]
+
+
+def check_new(folder: RunFolder) -> None:
+    """Raise RunFolderError if a run, or anything else, is there already."""
+    if folder.has_run:
+        raise RunFolderError(
+            f"{folder.path} already holds a run; go on with it by --resume, or choose another --run-dir"
+        )
+    left_overs = {CONFIG_FILE, BASIS_FILE, METRICS_FILE, SAMPLES_FILE, EVALUATIONS_FILE}
+    if folder.path.is_file():
+        raise RunFolderError(f"{folder.path} is a file; choose another --run-dir")
+    if folder.path.is_dir():
+        foreign = sorted({entry.name for entry in folder.path.iterdir()} - left_overs)
+        if foreign:
+            raise RunFolderError(
+                f"{folder.path} is not empty (it holds {foreign[0]}); choose another --run-dir"
+            )
+
+
+def check_resumable(folder: RunFolder, config: Config) -> None:
+    """Raise RunFolderError unless the folder holds a run of just this configuration."""
+    if not folder.has_run:
+        raise RunFolderError(
+            f"{folder.path} holds no run to resume; leave --resume out to start one there"
+        )
+    changed = changed_fields(folder.read_config(), config)
+    changed.pop("generations", None)  # a run may be made longer
+    if changed:
+        name, (old, new) = next(iter(changed.items()))
+        more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+        raise RunFolderError(
+            f"{folder.path} was begun with {name}={old}, now it is {new}{more}; resume with the configuration it "
+            "was begun with, or start a new run in another --run-dir"
+        )
+
+
+def _generation(line: bytes) -> float:
+    """Generations done when a row was written; infinite for a torn line, so that it is cut."""
+    try:
+        return json.loads(line)["generation"]
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        return float("inf")

