@@ -25,14 +25,15 @@ class Adapter:
 def load_adapter(path: Path, model_path: Path) -> Adapter:
     """Read a PEFT LoRA folder and check it against the model it is to be put on.
 
-    Raises ModelError if a file is missing, the adapter is no plain LoRA, or a layer's name or shape is not the
-    model's.
+    Raises ModelError if a file is missing, the adapter is no plain LoRA,
+    or a layer's name or shape is not the model's.
     """
     config_file, weights_file = path / "adapter_config.json", path / "adapter_model.safetensors"
     for file in (config_file, weights_file):
         if not file.is_file():
             raise ModelError(
-                f"adapter {path} has no {file.name}; name a folder written by PEFT's save_pretrained"
+                f"adapter {path} has no {file.name}; "
+                "name a folder written by PEFT's save_pretrained"
             )
     config = json.loads(config_file.read_text())
     _check_plain(path, config)
@@ -57,8 +58,8 @@ def _check_plain(path: Path, config: Mapping[str, object]) -> None:
     for option in ("use_dora", "rank_pattern", "alpha_pattern", "modules_to_save"):
         if config.get(option):
             raise ModelError(
-                f"adapter {path} sets {option}={config[option]}, which singular values cannot carry; "
-                f"train it without {option}"
+                f"adapter {path} sets {option}={config[option]}, "
+                f"which singular values cannot carry; train it without {option}"
             )
     if config.get("bias", "none") != "none":
         raise ModelError(f"adapter {path} trains biases (bias={config['bias']}); use bias=none")
@@ -87,7 +88,8 @@ def save_adapter(
 ) -> None:
     """Write `(down_RI, up_OR)` per layer as a PEFT LoRA with scaling 1 on `base_model`.
 
-    Layers of different rank are allowed: the largest is PEFT's `r`, the others stand in `rank_pattern`.
+    Layers of different rank are allowed: the largest is PEFT's `r`,
+    the others stand in `rank_pattern`.
     """
     path.mkdir(parents=True, exist_ok=True)
     ranks = {name: len(down_RI) for name, (down_RI, _) in layers.items()}

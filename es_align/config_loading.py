@@ -24,6 +24,7 @@ from rewards.base import JsonValue
 NOT_IDENTITY = frozenset(
     {
         "run_dir",
+        "generations",  # a run may be made longer
         "checkpoint_every",
         "samples_per_generation",
         "workers.count",

@@ -1,8 +1,8 @@
 """The run: ask, evaluate, tell, record, until the generations are done.
 
-Everything a generation needs to be rebuilt is on disk before the next one starts. The loop holds no try/except:
-what goes wrong with one completion is a counted reason, what goes wrong with a worker is the pool's business, and
-anything else ends the run with every finished generation safe.
+Everything a generation needs to be rebuilt is on disk before the next one starts. The loop holds no
+try/except: what goes wrong with one completion is a counted reason, what goes wrong with a worker
+is the pool's business, and anything else ends the run with every finished generation safe.
 """
 
 import time
@@ -71,13 +71,15 @@ def check_hooks(run: Run, task: Task, pool: Pool) -> None:
     if untouched:
         raise WorkerError(
             f"{len(untouched)} hooked layers give the base model's output for every member, first "
-            f"{', '.join(untouched[:MAX_NAMES_SHOWN])}; strategy.sigma={run.config.strategy.sigma} may vanish in "
-            f"precision={run.config.precision}: raise it"
+            f"{', '.join(untouched[:MAX_NAMES_SHOWN])}; strategy.sigma={run.config.strategy.sigma} "
+            f"may vanish in precision={run.config.precision}: raise it"
         )
 
 
 def measure_noise_floor(task: Task, pool: Pool, config: Config) -> float | None:
-    """Spread of fitness over copies of the unperturbed model: what the engine's own noise amounts to."""
+    """Spread of fitness over copies of the unperturbed model:
+    what the engine's own noise amounts to.
+    """
     if config.evaluation.noise_floor_repeats == 0:
         return None
     prompt_ids = [prompt.prompt_id for prompt in task.batch(0)]
@@ -102,7 +104,8 @@ def evaluate_if_due(run: Run, task: Task, pool: Pool, config: Config) -> Evaluat
 def evaluate_mean(run: Run, task: Task, pool: Pool, config: Config) -> Evaluation:
     """The mean on the held-out prompts; before the first generation, the model as it was given.
 
-    With basis `adapter` that is the adapter, which the mean at zero is; nothing is compared with a bare base.
+    With basis `adapter` that is the adapter, which the mean at zero is;
+    nothing is compared with a bare base.
     """
     prompt_ids = [prompt.prompt_id for prompt in task.heldout]
     mean_D = run.strategy.mean_D

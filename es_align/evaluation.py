@@ -1,4 +1,6 @@
-"""Held-out evaluation: what was scored, kept by prompt, so that two evaluations can be compared in pairs."""
+"""Held-out evaluation: what was scored, kept by prompt,
+so that two evaluations can be compared in pairs.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,6 +11,8 @@ from es_align.bootstrap import Gain, paired_gain
 from es_align.config import Config
 from es_align.rollout import Rollout
 from rewards.base import JsonValue
+
+Z95 = 1.959964  # two-sided 95 % of a normal
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +36,17 @@ class Evaluation:
         return _mean(self.passed_P)
 
     @property
+    def pass_rate_ci95(self) -> tuple[float, float]:
+        """95 % interval of the pass rate (Wilson 1927), over the choice of prompts."""
+        num = int(np.isfinite(self.passed_P).sum())
+        if num == 0:
+            return float("nan"), float("nan")
+        centre = (self.pass_rate + Z95**2 / (2 * num)) / (1 + Z95**2 / num)
+        inside = self.pass_rate * (1 - self.pass_rate) / num + Z95**2 / (4 * num**2)
+        half = Z95 * inside**0.5 / (1 + Z95**2 / num)
+        return centre - half, centre + half
+
+    @property
     def num_prompts(self) -> int:
         """Prompts asked."""
         return len(self.rewards_P)
@@ -50,7 +65,9 @@ class Evaluation:
     def from_row(cls, row: Mapping[str, JsonValue]) -> "Evaluation":
         """Read what `to_row` wrote."""
         generation, metrics, reasons = row["generation"], row["metrics"], row["reasons"]
-        assert isinstance(generation, int) and isinstance(metrics, dict) and isinstance(reasons, dict)
+        assert (
+            isinstance(generation, int) and isinstance(metrics, dict) and isinstance(reasons, dict)
+        )
         return cls(
             generation,
             np.array(row["rewards"], dtype=np.float64),

@@ -1,8 +1,8 @@
 """Export of a run as a plain PEFT LoRA on the original base, proven before it is called saved.
 
-The adapter is written, loaded again by PEFT, and its logits are compared with those of the run's own model (base
-plus population, reference engine), both in fp32, so that nothing but rounding can differ. Singular values export
-exactly: the frozen directions are the LoRA's factors.
+The adapter is written, loaded again by PEFT, and its logits are compared with those of the run's
+own model (base plus population, reference engine), both in fp32, so that nothing but rounding can
+differ. Singular values export exactly: the frozen directions are the LoRA's factors.
 """
 
 import gc
@@ -91,9 +91,9 @@ def export_adapter(
     if difference > TOLERANCE * scale:
         shutil.rmtree(draft)
         raise ModelError(
-            f"the adapter of generation {generation} reloaded by PEFT differs from the run's model by {difference:.3g} "
-            f"in a logit (limit {TOLERANCE * scale:.3g}), so it was not saved; please report this with the versions "
-            "in the run's ledger"
+            f"the adapter of generation {generation} reloaded by PEFT differs from the run's model "
+            f"by {difference:.3g} in a logit (limit {TOLERANCE * scale:.3g}), so it was not saved; "
+            "please report this with the versions in the run's ledger"
         )
     if is_replaced:
         shutil.rmtree(out, ignore_errors=True)
@@ -105,7 +105,9 @@ def export_adapter(
 
 @torch.inference_mode()
 def peft_logits(model_path: Path, adapter: Path, tokens: list[tuple[int, ...]]) -> torch.Tensor:
-    """Logits after the last token of each prompt from PEFT's model, `[prompts, vocabulary]` fp32."""
+    """Logits after the last token of each prompt from PEFT's model,
+    `[prompts, vocabulary]` fp32.
+    """
     base = AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.float32)
     loaded = PeftModel.from_pretrained(base, str(adapter)).eval()
     rows = [loaded(input_ids=torch.tensor([ids])).logits[:, -1].float() for ids in tokens]

@@ -1,8 +1,9 @@
 """Where a model comes from: a hub id, a directory or a bundled name, in the precision that is run.
 
-Conversions and quantised forms are made once, in a temporary folder that is renamed into the cache when complete,
-so a killed run never leaves half a model. The full-precision weights stay the reference: bases are computed from
-them and adapters are exported for them, whatever the engine runs.
+Conversions and quantised forms are made once, in a temporary folder that is renamed into the
+cache when complete, so a killed run never leaves half a model. The full-precision weights
+stay the reference: bases are computed from them and adapters are exported for them, whatever
+the engine runs.
 """
 
 import hashlib
@@ -25,7 +26,14 @@ from es_align.quantize import quantize_model
 
 CACHE_VARIABLE = "ES_ALIGN_CACHE"
 CACHE_FORMAT = 1  # raised when what the cache holds is made differently
-HUB_PATTERNS = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "tokenizer*", "*.model")
+HUB_PATTERNS = (
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "*.json",
+    "*.jinja",
+    "tokenizer*",
+    "*.model",
+)
 FLOAT_TYPES = {"F64", "F32", "F16", "BF16"}
 
 
@@ -47,7 +55,8 @@ def cache_root() -> Path:
 def resolve_model(name: str, precision: Precision) -> ModelPaths:
     """Find, fetch or convert the model, and quantise it if asked.
 
-    Raises ModelError if it does not exist, cannot be fetched, or holds no plain floating-point weights.
+    Raises ModelError if it does not exist, cannot be fetched,
+    or holds no plain floating-point weights.
     """
     reference = _reference_path(name)
     if Path(name).is_dir() and name not in BUNDLED_MODELS:
@@ -55,7 +64,8 @@ def resolve_model(name: str, precision: Precision) -> ModelPaths:
     if precision in ("fp32", "bf16"):
         return ModelPaths(name, reference, reference)
     check_float_weights(reference)
-    key = hashlib.sha256(f"{reference.resolve()}|{_fingerprint(reference)}".encode()).hexdigest()[:12]
+    identity = f"{reference.resolve()}|{_fingerprint(reference)}"
+    key = hashlib.sha256(identity.encode()).hexdigest()[:12]
     target = cache_root() / f"v{CACHE_FORMAT}" / f"{reference.name}-{key}-{precision}"
     engine = build_once(target, lambda folder: quantize_model(reference, folder, precision))
     return ModelPaths(name, reference, engine)
@@ -67,7 +77,9 @@ def _reference_path(name: str) -> Path:
         return build_once(target, BUNDLED_MODELS[name])
     if Path(name).is_dir():
         if not (Path(name) / "config.json").is_file():
-            raise ModelError(f"model directory {name} has no config.json; name a checkpoint directory")
+            raise ModelError(
+                f"model directory {name} has no config.json; name a checkpoint directory"
+            )
         return Path(name)
     return _from_hub(name)
 
@@ -78,9 +90,9 @@ def _from_hub(name: str) -> Path:
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         bundled = ", ".join(BUNDLED_MODELS)
         raise ModelError(
-            f"model {name!r} is no directory, no bundled name ({bundled}) and could not be fetched from the hub "
-            f"({type(error).__name__}); check the spelling, log in with `hf auth login` if it is gated, or "
-            "unset HF_HUB_OFFLINE"
+            f"model {name!r} is no directory, no bundled name ({bundled}) and could not be fetched "
+            f"from the hub ({type(error).__name__}); check the spelling, log in with "
+            "`hf auth login` if it is gated, or unset HF_HUB_OFFLINE"
         ) from error
 
 
@@ -105,7 +117,9 @@ def build_once(target: Path, build: Callable[[Path], None]) -> Path:
 def _fingerprint(path: Path) -> str:
     """Names, sizes and times of the weight files: changes when a checkpoint is overwritten."""
     files = sorted(path.glob("*.safetensors"))
-    return "|".join(f"{file.name}:{file.stat().st_size}:{file.stat().st_mtime_ns}" for file in files)
+    return "|".join(
+        f"{file.name}:{file.stat().st_size}:{file.stat().st_mtime_ns}" for file in files
+    )
 
 
 def weight_headers(path: Path) -> Mapping[str, tuple[Path, str, tuple[int, ...]]]:
@@ -116,7 +130,8 @@ def weight_headers(path: Path) -> Mapping[str, tuple[Path, str, tuple[int, ...]]
     files = sorted(path.glob("*.safetensors"))
     if not files:
         raise ModelError(
-            f"model {path} has no .safetensors weights; convert it with transformers' save_pretrained"
+            f"model {path} has no .safetensors weights; "
+            "convert it with transformers' save_pretrained"
         )
     headers = {}
     for file in files:
@@ -132,7 +147,8 @@ def check_float_weights(path: Path) -> None:
     for key, (_, dtype, shape) in weight_headers(path).items():
         if len(shape) == 2 and dtype not in FLOAT_TYPES:
             raise ModelError(
-                f"model {path} is quantised already ({key} is {dtype}); name its full-precision original as model"
+                f"model {path} is quantised already ({key} is {dtype}); "
+                "name its full-precision original as model"
             )
 
 
@@ -146,7 +162,8 @@ def linear_shapes(path: Path) -> dict[str, tuple[int, int]]:
 
 
 def linear_weights(path: Path, targets: Sequence[str]) -> Iterator[tuple[str, torch.Tensor]]:
-    """Name and weight (out x in) of every linear layer whose last name part is in `targets`, in name order.
+    """Name and weight (out x in) of every linear layer whose last name part is in `targets`,
+    in name order.
 
     Raises ConfigError naming a target that matches nothing.
     """
@@ -156,7 +173,9 @@ def linear_weights(path: Path, targets: Sequence[str]) -> Iterator[tuple[str, to
     found = {target: [n for n in shapes if n.rpartition(".")[2] == target] for target in targets}
     for target, names in found.items():
         if not names:
-            known = sorted({name.rpartition(".")[2] for name in shapes} - {"embed_tokens", "lm_head"})
+            known = sorted(
+                {name.rpartition(".")[2] for name in shapes} - {"embed_tokens", "lm_head"}
+            )
             raise ConfigError(
                 f"space.targets names {target!r}, which matches no layer of {path.name}; "
                 f"its layers are {', '.join(known)}"

@@ -22,7 +22,9 @@ def make_pool(
     factors: Sequence[LayerFactors],
     prompts: Sequence[Prompt],
 ) -> Pool:
-    """The configured pool, not started yet; without factors its workers hold the base model only."""
+    """The configured pool, not started yet;
+    without factors its workers hold the base model only.
+    """
     workers = config.workers
     num_cpus = workers.cpus or default_cores(config)
     settings = PoolSettings(
@@ -49,12 +51,16 @@ def make_pool(
 
 
 def default_cores(config: Config) -> int:
-    """Cores of each worker where none are configured: this machine's, shared out; one on a cluster."""
+    """Cores of each worker where none are configured: this machine's, shared out;
+    one on a cluster.
+    """
     if config.workers.address is not None:
         return CORES_OF_A_REMOTE_WORKER
     return max(1, len(os.sched_getaffinity(0)) // config.workers.count)
 
 
 def engine_path(name: str, precision: Precision) -> Path:
-    """Where the model lies on the machine this runs on; a worker calls it, and converts or fetches if need be."""
+    """Where the model lies on the machine this runs on;
+    a worker calls it, and converts or fetches if need be.
+    """
     return resolve_model(name, precision).engine

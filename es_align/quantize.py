@@ -1,7 +1,8 @@
 """Quantised checkpoints in compressed-tensors format, by the library of that name.
 
-int8 is W8A8: weights symmetric per output channel, activations per token at run time. int4 is W4A16: weights in
-groups along the input, activations untouched. Round to nearest, no calibration data; embeddings and head stay.
+int8 is W8A8: weights symmetric per output channel, activations per token at run time. int4 is
+W4A16: weights in groups along the input, activations untouched. Round to nearest, no calibration
+data; embeddings and head stay.
 """
 
 import shutil
@@ -24,7 +25,14 @@ from es_align.errors import ModelError
 
 PRESETS: dict[Precision, str] = {"int8": "W8A8", "int4": "W4A16"}
 GROUP_SIZES = (128, 64, 32)
-KEPT_FILES = ("tokenizer*", "*.jinja", "special_tokens_map.json", "generation_config.json", "vocab*", "merges*")
+KEPT_FILES = (
+    "tokenizer*",
+    "*.jinja",
+    "special_tokens_map.json",
+    "generation_config.json",
+    "vocab*",
+    "merges*",
+)
 
 
 def quantize_model(source: Path, target: Path, precision: Precision) -> None:
@@ -42,7 +50,9 @@ def quantize_model(source: Path, target: Path, precision: Precision) -> None:
     if precision == "int4":
         _choose_group_size(scheme, layers)
     config = QuantizationConfig(
-        config_groups={"group_0": scheme}, ignore=["lm_head"], quantization_status=QuantizationStatus.COMPRESSED
+        config_groups={"group_0": scheme},
+        ignore=["lm_head"],
+        quantization_status=QuantizationStatus.COMPRESSED,
     )
     apply_quantization_config(model, config)
     for layer in layers.values():

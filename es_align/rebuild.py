@@ -1,4 +1,6 @@
-"""A run's state from its folder: checkpoint and ledger in, the strategy at any generation out. No model is loaded."""
+"""A run's state from its folder: checkpoint and ledger in, the strategy at any generation out.
+No model is loaded.
+"""
 
 from dataclasses import dataclass
 
@@ -39,7 +41,8 @@ def retell(strategy: Strategy, record: LedgerRecord) -> None:
 
 
 def strategy_at(folder: RunFolder, config: Config, ledger: Ledger, completed: int) -> Strategy:
-    """The strategy after `completed` generations, from the newest checkpoint before and the ledger after it.
+    """The strategy after `completed` generations,
+    from the newest checkpoint before and the ledger after it.
 
     Raises LedgerError if the result is not the state the ledger recorded.
     """
@@ -54,22 +57,25 @@ def strategy_at(folder: RunFolder, config: Config, ledger: Ledger, completed: in
     rebuilt = digest(strategy.mean_D)
     if rebuilt != _expected(ledger, completed):
         raise LedgerError(
-            f"{folder.ledger}: after {completed} generations the rebuilt mean has digest {rebuilt[:12]}, the ledger "
-            f"says {_expected(ledger, completed)[:12]}; it was written by another version of es-align or NumPy "
+            f"{folder.ledger}: after {completed} generations the rebuilt mean has digest "
+            f"{rebuilt[:12]}, the ledger says {_expected(ledger, completed)[:12]}; it was written "
+            "by another version of es-align or NumPy "
             f"({dict(ledger.header.versions)}): use that one"
         )
     return strategy
 
 
 def replay_run(folder: RunFolder, generation: int | None) -> Replay:
-    """Rebuild the mean after `generation` generations (None: the last) from the ledger alone and compare digests."""
+    """Rebuild the mean after `generation` generations (None: the last)
+    from the ledger alone and compare digests.
+    """
     config = folder.read_config()
     with Ledger.open(folder.ledger) as ledger:
         completed = ledger.next_generation if generation is None else generation
         if not 0 <= completed <= ledger.next_generation:
             raise ConfigError(
-                f"generation={completed} is not in {folder.ledger}; it holds {ledger.next_generation} "
-                f"generations: use 0 to {ledger.next_generation}"
+                f"generation={completed} is not in {folder.ledger}; it holds "
+                f"{ledger.next_generation} generations: use 0 to {ledger.next_generation}"
             )
         strategy = start_strategy(config, ledger.header)
         for record in ledger.records[:completed]:

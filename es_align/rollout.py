@@ -1,6 +1,8 @@
-"""From members to scores: cut work into chunks, run them on the pool, put the tables together again.
+"""From members to scores: cut work into chunks, run them on the pool,
+put the tables together again.
 
-How work is cut depends on the configuration alone, so the same numbers come back from one worker or a hundred.
+How work is cut depends on the configuration alone,
+so the same numbers come back from one worker or a hundred.
 
 Shape suffixes: _M members, _P prompts, _D numbers of a vector.
 """
@@ -21,7 +23,9 @@ EVALUATION_PROMPTS_PER_CHUNK = 128
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
-    """All scores of some members on some prompts; NaN in `rewards_MP` is a completion without a score."""
+    """All scores of some members on some prompts;
+    NaN in `rewards_MP` is a completion without a score.
+    """
 
     rewards_MP: np.ndarray  # float64
     passed_MP: np.ndarray  # bool
@@ -53,7 +57,9 @@ def run_population(
     """Every member on every prompt of the generation."""
     num_members = len(population.vectors_MD)
     size = config.workers.members_per_chunk or num_members
-    sampling = Sampling(config.max_new_tokens, config.temperature, _seed(config, population.generation))
+    sampling = Sampling(
+        config.max_new_tokens, config.temperature, _seed(config, population.generation)
+    )
     kept = sample_members(num_members, config.samples_per_generation, population.generation)
     chunks = [
         Chunk(
@@ -100,7 +106,9 @@ def run_one(
 def run_base_copies(
     pool: Pool, config: Config, num_copies: int, prompt_ids: Sequence[str]
 ) -> Rollout:
-    """The unperturbed model several times in one batch, drawn as a generation is: the engine's own noise."""
+    """The unperturbed model several times in one batch, drawn as a generation is:
+    the engine's own noise.
+    """
     chunk = Chunk(
         chunk_id=0,
         generation=0,
@@ -132,7 +140,10 @@ def _joined(results: Sequence[ChunkResult], *, axis: int) -> Rollout:
         passed_MP=np.concatenate([result.passed_MP for result in results], axis=axis),
         metrics_MP={
             name: np.concatenate(
-                [result.metrics_MP.get(name, np.full_like(result.rewards_MP, np.nan)) for result in results],
+                [
+                    result.metrics_MP.get(name, np.full_like(result.rewards_MP, np.nan))
+                    for result in results
+                ],
                 axis=axis,
             )
             for name in names

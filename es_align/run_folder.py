@@ -7,8 +7,9 @@
     metrics.jsonl, samples.jsonl, evaluations.jsonl   for people and plots
     plots/, adapter/   written at the end
 
-A generation counts once its ledger record is on disk. Metrics and samples of it are written before that, so a kill
-leaves at most rows of a generation that does not count; those are cut off before the run goes on.
+A generation counts once its ledger record is on disk. Metrics and samples of it are written before
+that, so a kill leaves at most rows of a generation that does not count; those are cut off before
+the run goes on.
 """
 
 import json
@@ -65,7 +66,8 @@ class RunFolder:
         file = self.path / CONFIG_FILE
         if not file.is_file():
             raise RunFolderError(
-                f"{self.path} has no {CONFIG_FILE}, so it holds no run; name a folder that `es-align train` wrote"
+                f"{self.path} has no {CONFIG_FILE}, so it holds no run; "
+                "name a folder that `es-align train` wrote"
             )
         return Config.model_validate_json(file.read_text())
 
@@ -101,7 +103,8 @@ def check_new(folder: RunFolder) -> None:
     """Raise RunFolderError if a run, or anything else, is there already."""
     if folder.has_run:
         raise RunFolderError(
-            f"{folder.path} already holds a run; go on with it by --resume, or choose another --run-dir"
+            f"{folder.path} already holds a run; "
+            "go on with it by --resume, or choose another --run-dir"
         )
     left_overs = {CONFIG_FILE, BASIS_FILE, METRICS_FILE, SAMPLES_FILE, EVALUATIONS_FILE}
     if folder.path.is_file():
@@ -121,13 +124,12 @@ def check_resumable(folder: RunFolder, config: Config) -> None:
             f"{folder.path} holds no run to resume; leave --resume out to start one there"
         )
     changed = changed_fields(folder.read_config(), config)
-    changed.pop("generations", None)  # a run may be made longer
     if changed:
         name, (old, new) = next(iter(changed.items()))
         more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
         raise RunFolderError(
-            f"{folder.path} was begun with {name}={old}, now it is {new}{more}; resume with the configuration it "
-            "was begun with, or start a new run in another --run-dir"
+            f"{folder.path} was begun with {name}={old}, now it is {new}{more}; resume with the "
+            "configuration it was begun with, or start a new run in another --run-dir"
         )
 
 

@@ -62,6 +62,8 @@ class Run:
             "wall_s": self.wall_s,
             "eval/reward": evaluation.reward,
             "eval/pass_rate": evaluation.pass_rate,
+            "eval/pass_rate_low": evaluation.pass_rate_ci95[0],
+            "eval/pass_rate_high": evaluation.pass_rate_ci95[1],
             **{f"eval/{name}": value for name, value in evaluation.metrics.items()},
         }
         self.folder.append_rows(self.folder.metrics, [_finite(row)])
@@ -77,7 +79,9 @@ class Run:
         update: Update,
         metrics: Mapping[str, float],
     ) -> None:
-        """Commit one generation: rows for people first, then the ledger record that makes it count."""
+        """Commit one generation: rows for people first,
+        then the ledger record that makes it count.
+        """
         done = update.generation + 1
         row = {"generation": done, "wall_s": self.wall_s, **metrics}
         self.folder.append_rows(self.folder.metrics, [_finite(row)])
@@ -136,8 +140,8 @@ def begin_run(folder: RunFolder, config: Config, model_path: Path) -> Run:
 def resume_run(folder: RunFolder, config: Config) -> Run:
     """Take up a run after its last complete generation.
 
-    Raises RunFolderError if there is none or the configuration changed, LedgerError if the ledger is damaged, the
-    basis is not the one the run was begun with, or the state cannot be rebuilt.
+    Raises RunFolderError if there is none or the configuration changed, LedgerError if the ledger
+    is damaged, the basis is not the one the run was begun with, or the state cannot be rebuilt.
     """
     check_resumable(folder, config)
     ledger = Ledger.open(folder.ledger, for_append=True)

@@ -1,11 +1,12 @@
-"""A whole run around the loop: open the folder, start the workers, and at the end export, plot and sum up."""
+"""A whole run around the loop: open the folder, start the workers,
+and at the end export, plot and sum up.
+"""
 
 import time
 from collections.abc import Mapping
 
 import numpy as np
 
-from es_align.config import Config
 from es_align.driver import run_generations
 from es_align.evaluation import Evaluation, best_of, gains
 from es_align.exporting import export_adapter

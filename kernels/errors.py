@@ -1,7 +1,8 @@
-"""The one base class of every error a user is meant to read, kept at the bottom so all packages share it.
+"""The one base class of every error a user is meant to read,
+kept at the bottom so all packages share it.
 
-Each message names what is wrong, the value, the limit and the next step. All of them hold one string,
-so they pickle and cross Ray unchanged.
+Each message names what is wrong, the value, the limit and the next step. All of them hold one
+string, so they pickle and cross Ray unchanged.
 """
 
 

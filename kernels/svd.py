@@ -1,8 +1,8 @@
 """Leading singular directions of a matrix, the same bits on every call.
 
-By eigenvectors of the smaller Gram matrix in float64: only the leading directions are wanted, and they are exact
-to about 1e-8 of the largest singular value, which is far below what fp32 factors keep. Signs are fixed so that the
-largest entry of each right vector is positive.
+By eigenvectors of the smaller Gram matrix in float64: only the leading directions are wanted, and
+they are exact to about 1e-8 of the largest singular value, which is far below what fp32 factors
+keep. Signs are fixed so that the largest entry of each right vector is positive.
 """
 
 from typing import NamedTuple

@@ -1,14 +1,15 @@
 """What a reward is: a pure function from one completion and its prompt's columns to a score.
 
-A reward never sees the model, the run or other members. It may raise: the caller records a reason for
-that one completion and leaves it without a score (`score_batch`), it never becomes a silent zero.
+A reward never sees the model, the run or other members. It may raise: the caller records a
+reason for that one completion and leaves it without a score (`score_batch`), it never becomes
+a silent zero.
 """
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
-JsonValue: TypeAlias = "str | int | float | bool | None | list[JsonValue] | dict[str, JsonValue]"
+JsonValue: TypeAlias = "str | int | float | bool | list[JsonValue] | dict[str, JsonValue] | None"
 Columns: TypeAlias = Mapping[str, JsonValue]
 
 

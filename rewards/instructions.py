@@ -6,8 +6,10 @@ repeat: it must not be said back).
 
 The reward has two floors. An answer that is off topic or unreadable gets less than `PLAIN_REWARD`,
 dense in how near it is to a plain answer, and nothing for the constraint; a readable answer on its
-topic gets `PLAIN_REWARD` plus the constraint's progress. So rubbish is never worth more than a
-plain answer that ignores the constraint, and 1.0 is reached exactly by the answers that pass.
+topic gets `PLAIN_REWARD` plus a share of the constraint's progress. So rubbish is never worth more
+than a plain answer that ignores the constraint, and 1.0 is reached exactly by the answers that
+pass. Half of the reward hangs on following: with less, what evolution gains is mostly answers that
+stay readable under noise, and constraints are given up for it (measured).
 """
 
 from rewards.base import Columns, Score
@@ -16,7 +18,8 @@ from rewards.ifeval import get_checker
 from rewards.readability import Readability, readability
 from rewards.topic import topic_share
 
-PLAIN_REWARD = 0.3
+PLAIN_REWARD = 0.1
+PARTIAL_REWARD = 0.4  # on top of it for progress alone; the rest of 1.0 is for following
 
 
 def instructions_reward(completion: str, columns: Columns) -> Score:
@@ -36,7 +39,7 @@ def instructions_reward(completion: str, columns: Columns) -> Score:
     )
     is_followed, is_on_topic, is_readable = progress == 1.0, topic == 1.0, readable.score == 1.0
     if is_on_topic and is_readable:
-        reward = PLAIN_REWARD + (1 - PLAIN_REWARD) * progress
+        reward = 1.0 if is_followed else PLAIN_REWARD + PARTIAL_REWARD * progress
     else:
         reward = PLAIN_REWARD * topic * readable.score
     return Score(

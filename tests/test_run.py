@@ -119,7 +119,7 @@ def is_zombie(process: psutil.Process) -> bool:
         return True
 
 
-def wait_until(condition, deadline_s: float = KILL_DEADLINE_S) -> None:  # noqa: ANN001
+def wait_until(condition, deadline_s: float = KILL_DEADLINE_S) -> None:
     end = time.monotonic() + deadline_s
     while not condition():
         assert time.monotonic() < end, f"not within {deadline_s} s"
@@ -130,11 +130,13 @@ def test_no_process_survives_a_run(tmp_path: Path) -> None:
     before = {process.pid for process in psutil.Process().children(recursive=True)}
     train(load_config(TINY, ["generations=1"]), run_dir=tmp_path / "run")
     wait_until(
-        lambda: not [
-            process
-            for process in psutil.Process().children(recursive=True)
-            if process.pid not in before and not is_zombie(process)
-        ],
+        lambda: (
+            not [
+                process
+                for process in psutil.Process().children(recursive=True)
+                if process.pid not in before and not is_zombie(process)
+            ]
+        ),
         deadline_s=20,
     )
 
@@ -152,7 +154,7 @@ def test_longer_after_resume_is_the_same_as_longer_at_once(
 def test_a_folder_with_a_run_is_never_overwritten(straight: tuple[Path, TrainResult]) -> None:
     folder, _ = straight
     before = (folder / "ledger.jsonl").read_bytes()
-    with pytest.raises(RunFolderError, match="already holds a run; .* --resume"):
+    with pytest.raises(RunFolderError, match=r"already holds a run; .* --resume"):
         train(load_config(TINY), run_dir=folder)
     with pytest.raises(RunFolderError, match=r"begun with strategy.sigma=\S+, now it is 0.3"):
         train(load_config(TINY, ["strategy.sigma=0.3"]), run_dir=folder, resume=True)
@@ -161,7 +163,7 @@ def test_a_folder_with_a_run_is_never_overwritten(straight: tuple[Path, TrainRes
 
 def test_a_folder_with_something_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("do not lose me")
-    with pytest.raises(RunFolderError, match="not empty .*thesis.txt"):
+    with pytest.raises(RunFolderError, match=r"not empty .*thesis\.txt"):
         train(load_config(TINY), run_dir=tmp_path)
 
 
@@ -198,7 +200,7 @@ def test_the_resolved_configuration_is_kept(straight: tuple[Path, TrainResult]) 
 
 
 def test_a_sigma_too_small_to_act_is_found_before_the_first_generation(tmp_path: Path) -> None:
-    with pytest.raises(WorkerError, match="strategy.sigma=1e-30 may vanish in precision=fp32"):
+    with pytest.raises(WorkerError, match=r"strategy\.sigma=1e-30 may vanish in precision=fp32"):
         train(load_config(TINY, ["strategy.sigma=1e-30"]), run_dir=tmp_path / "run")
     assert Ledger.open(tmp_path / "run" / "ledger.jsonl").next_generation == 0
 

@@ -32,7 +32,8 @@ class WorkerSpec:
     """Everything a worker needs to start, sent once."""
 
     engine: Literal["vllm", "torch"]
-    locate_model: Callable[[], Path]  # run on the worker's machine, so each converts or fetches its own
+    # Run on the worker's machine, so each converts or fetches its own.
+    locate_model: Callable[[], Path]
     precision: str
     reward_name: str
     max_members: int
@@ -48,7 +49,9 @@ class Evaluator:
     def __init__(
         self, spec: WorkerSpec, factors: Sequence[LayerFactors], prompts: Sequence[Prompt]
     ) -> None:
-        """Load the model and hook it. Raises EsAlignError if model, prompts or population do not fit."""
+        """Load the model and hook it.
+        Raises EsAlignError if model, prompts or population do not fit.
+        """
         self.reward = get_reward(spec.reward_name)
         self.prompts = {prompt.prompt_id: prompt for prompt in prompts}
         model_path = spec.locate_model()
@@ -60,7 +63,9 @@ class Evaluator:
         with tempfile.TemporaryDirectory() as folder:
             factors_path = Path(folder) / "factors.safetensors"
             save_factors(factors, factors_path)
-            self.engine = _start_engine(spec, model_path, factors_path if factors else None, self.renderer)
+            self.engine = _start_engine(
+                spec, model_path, factors_path if factors else None, self.renderer
+            )
 
     def evaluate(self, chunk: Chunk) -> ChunkResult:
         """Complete and score every prompt of the chunk for every member of it."""
@@ -98,7 +103,9 @@ class Evaluator:
         )
 
     def canary(self, vectors_MD: np.ndarray, prompt_id: str) -> list[str]:
-        """Names of hooked modules that these members leave unchanged: a sigma too small to act, or a lost hook."""
+        """Names of hooked modules that these members leave unchanged: a sigma too small to act,
+        or a lost hook.
+        """
         self.engine.set_members(vectors_MD)
         requests = [Request(self.tokens[prompt_id], slot, 0) for slot in range(len(vectors_MD))]
         return self.engine.canary(requests)
@@ -165,8 +172,9 @@ def _check_lengths(tokens: Mapping[str, Sequence[int]], spec: WorkerSpec) -> Non
     needed = len(tokens[longest]) + spec.max_new_tokens
     if needed > spec.max_model_len:
         raise WorkerError(
-            f"prompt {longest} has {len(tokens[longest])} tokens, with max_new_tokens={spec.max_new_tokens} "
-            f"that is {needed}; workers.max_model_len is {spec.max_model_len}: set it to {needed} or more"
+            f"prompt {longest} has {len(tokens[longest])} tokens, with "
+            f"max_new_tokens={spec.max_new_tokens} that is {needed}; "
+            f"workers.max_model_len is {spec.max_model_len}: set it to {needed} or more"
         )
 
 

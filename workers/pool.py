@@ -1,11 +1,14 @@
-"""The pool of workers: starts Ray, hands chunks out as workers become free, and outlives a worker that does not.
+"""The pool of workers: starts Ray, hands chunks out as workers become free,
+and outlives a worker that does not.
 
-A chunk's composition is decided by the caller from the configuration alone, results are put back in the caller's
-order, so which worker ran what, or how often, never changes a number. Every remote call has a deadline. A worker
-that dies, hangs or raises is killed and started again, its chunk goes back to the front of the queue, and a chunk
-that fails more than `max_retries` times stops the run with the worker, the members and the reason named.
+A chunk's composition is decided by the caller from the configuration alone, results are put back in
+the caller's order, so which worker ran what, or how often, never changes a number. Every remote
+call has a deadline. A worker that dies, hangs or raises is killed and started again, its chunk goes
+back to the front of the queue, and a chunk that fails more than `max_retries` times stops the run
+with the worker, the members and the reason named.
 """
 
+import logging
 import os
 import time
 from collections import deque
@@ -28,7 +31,6 @@ from workers.worker import Worker
 RAY_OBJECT_STORE_BYTES = 256 * 2**20  # prompts and factors; a private cluster needs no more
 SHUTDOWN_DEADLINE_S = 10.0
 SHORT_CALL_DEADLINE_S = 60.0
-LOCAL_ADDRESS = "127.0.0.1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,15 +84,16 @@ class Pool:
     def start(self) -> list[WorkerInfo]:
         """Start Ray and all workers, and wait until every model is loaded.
 
-        Raises ConfigError if the cluster is too small, WorkerError if a worker does not load in time; errors of the
-        model itself come through as they were raised.
+        Raises ConfigError if the cluster is too small, WorkerError if a worker does not load in
+        time; errors of the model itself come through as they were raised.
         """
         self._connect()
         self._check_capacity()
         factors, prompts = self._payload
         self._refs = (ray.put(self.spec), ray.put(factors), ray.put(prompts))
         self._actors = [self._start_actor(index) for index in range(self.settings.num_workers)]
-        return [self._load(index) for index in range(self.settings.num_workers)]
+        loading = [self._load(index) for index in range(self.settings.num_workers)]
+        return self._get(loading, self.settings.load_deadline_s, "loading the model")
 
     def evaluate(self, chunks: Sequence[Chunk]) -> list[ChunkResult]:
         """Evaluate all chunks; results come back in the order of `chunks`."""
@@ -138,18 +141,19 @@ class Pool:
     def _connect(self) -> None:
         if ray.is_initialized():
             return
-        os.environ.setdefault("RAY_DEDUP_LOGS", "0")
+        logging.getLogger("ray").setLevel(logging.ERROR)
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        quiet = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": False}
         if self.settings.address is not None:
-            ray.init(address=self.settings.address, **quiet)
+            ray.init(address=self.settings.address, log_to_driver=False, configure_logging=False)
         else:
+            # Ray's own, 15, yields to whatever else the machine runs: deadlines would lie.
+            os.environ.setdefault("RAY_worker_niceness", "0")
             ray.init(
                 num_cpus=self.settings.num_workers * self.settings.num_cpus,
                 include_dashboard=False,
                 object_store_memory=RAY_OBJECT_STORE_BYTES,
-                _node_ip_address=LOCAL_ADDRESS,
-                **quiet,
+                log_to_driver=False,
+                configure_logging=False,
             )
         self._own_cluster = True
 
@@ -176,9 +180,8 @@ class Pool:
         )
         return cast(ActorHandle, actor.remote(index))
 
-    def _load(self, index: int) -> WorkerInfo:
-        ref = self._actors[index].load.remote(*self._refs)
-        return self._get([ref], self.settings.load_deadline_s, f"worker {index} loading the model")[0]
+    def _load(self, index: int) -> ray.ObjectRef:
+        return self._actors[index].load.remote(*self._refs)
 
     def _get(self, refs: Sequence[ray.ObjectRef], deadline_s: float, what: str) -> list:
         try:
@@ -204,7 +207,9 @@ class Pool:
         return oldest, WorkerError(f"no answer after {elapsed:.0f} s")
 
     def _fetch(self, ref: ray.ObjectRef) -> ChunkResult | Exception:
-        """The boundary around one worker's call: what went wrong is returned, and recorded by the caller."""
+        """The boundary around one worker's call: what went wrong is returned,
+        and recorded by the caller.
+        """
         try:
             return ray.get(ref, timeout=SHORT_CALL_DEADLINE_S)
         except RayError as error:
@@ -213,18 +218,22 @@ class Pool:
     def _give_up_or_retry(self, done: _Running, problem: Exception, num_failures: int) -> None:
         members = done.chunk.members
         what = (
-            f"worker {done.worker}, generation {done.chunk.generation}, members {members[0]} to {members[-1]}"
+            f"worker {done.worker}, generation {done.chunk.generation}, "
+            f"members {members[0]} to {members[-1]}"
         )
         if isinstance(problem, RayTaskError) and isinstance(problem.cause, EsAlignError):
             raise problem.cause
         if num_failures > self.settings.max_retries:
             raise _as_user_error(
-                problem, f"{what}, failed {num_failures} times (workers.max_retries={self.settings.max_retries})"
+                problem,
+                f"{what}, failed {num_failures} times "
+                f"(workers.max_retries={self.settings.max_retries})",
             ) from problem
         self.num_retries += 1
         ray.kill(self._actors[done.worker])
         self._actors[done.worker] = self._start_actor(done.worker)
-        self._load(done.worker)
+        what = f"worker {done.worker} loading the model again"
+        self._get([self._load(done.worker)], self.settings.load_deadline_s, what)
 
 
 def _as_user_error(problem: Exception, what: str) -> EsAlignError:
@@ -232,6 +241,6 @@ def _as_user_error(problem: Exception, what: str) -> EsAlignError:
         return problem.cause
     lines = str(problem).strip().splitlines()
     return WorkerError(
-        f"{what}: {type(problem).__name__}: {lines[-1] if lines else 'no message'}; finished generations are in "
-        "the ledger, repair the cause and go on with --resume"
+        f"{what}: {type(problem).__name__}: {lines[-1] if lines else 'no message'}; finished "
+        "generations are in the ledger, repair the cause and go on with --resume"
     )

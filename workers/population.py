@@ -1,8 +1,9 @@
-"""The population inside an engine: frozen directions a layer, and one small table of numbers a member.
+"""The population inside an engine: frozen directions a layer,
+and one small table of numbers a member.
 
-Both engines hook their linear layers with `HookedLayer`; what differs is only how rows are mapped to members.
-Vectors hold the numbers of all layers one after the other, in the order of `factors`: the moving part of `a`,
-then of `b` where the layer has two factors.
+Both engines hook their linear layers with `HookedLayer`; what differs is only how rows are mapped
+to members. Vectors hold the numbers of all layers one after the other, in the order of `factors`:
+the moving part of `a`, then of `b` where the layer has two factors.
 
 Shape suffixes: _M members, _D numbers of a vector, _R directions, _T rows.
 """
@@ -24,8 +25,8 @@ from kernels.shared_basis import SharedBasis, add_shared_basis_, fuse
 class LayerFactors:
     """One perturbed linear layer under its checkpoint name, e.g. `model.layers.0.self_attn.q_proj`.
 
-    A member's scales are `base + unit * numbers` on the first `num_moving` directions and `base` on the rest.
-    All tensors are fp32; `base_b_R` and `unit_b_R` are None in the one-factor form.
+    A member's scales are `base + unit * numbers` on the first `num_moving` directions and `base` on
+    the rest. All tensors are fp32; `base_b_R` and `unit_b_R` are None in the one-factor form.
     """
 
     name: str
@@ -58,7 +59,9 @@ def _moved(base_R: torch.Tensor, unit_R: torch.Tensor, numbers_MK: torch.Tensor)
 
 
 class HookedLayer:
-    """The perturbation of one module of an engine, which may fuse several layers of the checkpoint."""
+    """The perturbation of one module of an engine,
+    which may fuse several layers of the checkpoint.
+    """
 
     def __init__(
         self,
@@ -77,7 +80,9 @@ class HookedLayer:
         self.scale_b_MR = torch.zeros_like(self.scale_a_MR) if has_b else None
 
     def set_members(self, vectors_MD: torch.Tensor) -> None:
-        """Write the members' tables into rows 0 to M-1; the last row stays zero for the base model."""
+        """Write the members' tables into rows 0 to M-1;
+        the last row stays zero for the base model.
+        """
         parts = [
             layer.scales(vectors_MD[:, start : start + layer.num_numbers])
             for layer, start in zip(self.factors, self.offsets, strict=True)
@@ -89,9 +94,7 @@ class HookedLayer:
 
     def add_(self, y_TO: torch.Tensor, x_TI: torch.Tensor, member_T: torch.Tensor) -> torch.Tensor:
         """Add every row's perturbation to `y_TO` in place (see `kernels.shared_basis`)."""
-        return add_shared_basis_(
-            y_TO, x_TI, self.basis, self.scale_a_MR, self.scale_b_MR, member_T
-        )
+        return add_shared_basis_(y_TO, x_TI, self.basis, self.scale_a_MR, self.scale_b_MR, member_T)
 
 
 class Population:
@@ -116,7 +119,8 @@ class Population:
         }
 
     def hook(self, module_name: str, layer_names: Sequence[str]) -> HookedLayer | None:
-        """The perturbation of a module that computes these checkpoint layers; None if none is perturbed.
+        """The perturbation of a module that computes these checkpoint layers;
+        None if none is perturbed.
 
         Raises ModelError if only some of the layers of a fused module are perturbed.
         """
@@ -126,7 +130,8 @@ class Population:
         if len(found) < len(layer_names):
             raise ModelError(
                 f"module {module_name} computes {', '.join(layer_names)} together, but only "
-                f"{', '.join(layer.name for layer, _ in found)} are targets; name all of them in space.targets"
+                f"{', '.join(layer.name for layer, _ in found)} are targets; "
+                "name all of them in space.targets"
             )
         hooked = HookedLayer(
             [layer for layer, _ in found],
@@ -143,7 +148,8 @@ class Population:
         if self._waiting:
             missing = sorted(self._waiting)
             raise ModelError(
-                f"{len(missing)} perturbed layers are not in the engine's model, first {missing[:3]}; "
+                f"{len(missing)} perturbed layers are not in the engine's model, "
+                f"first {missing[:3]}; "
                 "the basis belongs to another model, or the layer's type cannot be hooked"
             )
 
@@ -155,8 +161,8 @@ class Population:
         num_members, dimension = vectors_MD.shape
         if num_members > self.max_members or dimension != self.dimension:
             raise WorkerError(
-                f"vectors of shape {num_members} x {dimension} do not fit {self.max_members} slots x "
-                f"{self.dimension} numbers; start the worker with the run's own settings"
+                f"vectors of shape {num_members} x {dimension} do not fit {self.max_members} slots "
+                f"x {self.dimension} numbers; start the worker with the run's own settings"
             )
         vectors = torch.from_numpy(np.ascontiguousarray(vectors_MD, dtype=np.float32))
         for layer in self.layers.values():

@@ -1,7 +1,7 @@
 """Everything that crosses the wire between the driver and a worker, and nothing else.
 
-Shape suffixes: _M members, _P prompts, _D numbers of a member's vector. After start-up only `Chunk` goes
-out and only `ChunkResult` comes back: no weights, no adapter files.
+Shape suffixes: _M members, _P prompts, _D numbers of a member's vector. After start-up only `Chunk`
+goes out and only `ChunkResult` comes back: no weights, no adapter files.
 """
 
 from collections.abc import Mapping
@@ -81,6 +81,7 @@ class WorkerInfo:
     """What a worker says once it is ready."""
 
     worker: int
+    pid: int
     engine: str
     load_s: float
     peak_rss_bytes: int

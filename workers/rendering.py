@@ -1,4 +1,6 @@
-"""The one place where messages become token ids and token ids become text, for every engine, task and phase."""
+"""The one place where messages become token ids and token ids become text,
+for every engine, task and phase.
+"""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -30,7 +32,8 @@ class Renderer:
             [dict(message) for message in messages], add_generation_prompt=True, tokenize=False
         )
         assert isinstance(text, str)
-        # The template writes its own BOS where the model wants one: adding another is the classic mismatch.
+        # The template writes its own BOS where the model wants one:
+        # adding another is the classic mismatch.
         return tuple(self.tokenizer.encode(text, add_special_tokens=False))
 
     def decode(self, token_ids: Sequence[int]) -> str:
@@ -41,7 +44,9 @@ class Renderer:
 
 
 def stop_token_ids(model_path: Path, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """End tokens: the generation config's, which is what the model was tuned with, else the tokeniser's."""
+    """End tokens: the generation config's, which is what the model was tuned with,
+    else the tokeniser's.
+    """
     generation_config = model_path / "generation_config.json"
     found = None
     if generation_config.is_file():
@@ -50,7 +55,7 @@ def stop_token_ids(model_path: Path, tokenizer: PreTrainedTokenizerBase) -> tupl
         found = tokenizer.eos_token_id
     if found is None:
         raise ModelError(
-            f"model {model_path} names no end-of-text token in generation_config.json or its tokeniser; "
-            'add "eos_token_id" to generation_config.json'
+            f"model {model_path} names no end-of-text token in generation_config.json or its "
+            'tokeniser; add "eos_token_id" to generation_config.json'
         )
     return tuple(int(token) for token in (found if isinstance(found, list) else [found]))

@@ -1,5 +1,6 @@
 """What the pool runs as a Ray actor around an `Evaluator`: one engine, one chunk at a time."""
 
+import os
 import time
 from collections.abc import Sequence
 
@@ -25,6 +26,7 @@ class Worker:
         self.evaluator = Evaluator(spec, factors, prompts)
         return WorkerInfo(
             worker=self.index,
+            pid=os.getpid(),
             engine=spec.engine,
             load_s=time.perf_counter() - started,
             peak_rss_bytes=peak_rss_bytes(),

@@ -1,10 +1,10 @@
 """Space `singular_values`: every member moves a few singular values and nothing else.
 
-With basis `adapter` this is ESSA (arXiv 2507.04453): B and A of a PEFT LoRA are decomposed separately, their
-singular vectors stay frozen and a candidate adds offsets to the leading alpha*r singular values of both. With
-basis `weight` the directions are the leading ones of the layer's own weight (as in PiSSA and SVFit) and a
-candidate scales them. Numbers are relative: 0.1 moves a singular value by a tenth of itself, so one sigma carries
-across layers and model sizes.
+With basis `adapter` this is ESSA (arXiv 2507.04453): B and A of a PEFT LoRA are decomposed
+separately, their singular vectors stay frozen and a candidate adds offsets to the leading alpha*r
+singular values of both. With basis `weight` the directions are the leading ones of the layer's own
+weight (as in PiSSA and SVFit) and a candidate scales them. Numbers are relative: 0.1 moves a
+singular value by a tenth of itself, so one sigma carries across layers and model sizes.
 """
 
 import hashlib
@@ -35,7 +35,9 @@ class SingularValues:
         self.digest = _digest(self.factors)
 
     def lora(self, vector_D: np.ndarray) -> Mapping[str, LoraFactors]:
-        """`(down_RI, up_OR)` of every layer at this vector, fp32; the scaling is folded into `up_OR`."""
+        """`(down_RI, up_OR)` of every layer at this vector, fp32;
+        the scaling is folded into `up_OR`.
+        """
         numbers_1D = torch.from_numpy(np.asarray(vector_D, dtype=np.float32))[None]
         start, factors = 0, {}
         for layer in self.factors:
@@ -52,13 +54,15 @@ class SingularValues:
 def make_singular_values(config: SpaceConfig, model_path: Path) -> SingularValues:
     """Build the space from the full-precision model in `model_path`.
 
-    Raises ConfigError if a target matches no layer, the rank does not fit, or alpha*r rounds to nothing;
-    ModelError if the adapter is missing or belongs to another model.
+    Raises ConfigError if a target matches no layer, the rank does not fit, or alpha*r rounds to
+    nothing; ModelError if the adapter is missing or belongs to another model.
     """
     if config.basis == "adapter":
         assert config.adapter is not None  # checked with the config, before anything was loaded
         adapter = load_adapter(Path(config.adapter), model_path)
-        return SingularValues([_adapter_layer(name, adapter, config.alpha) for name in adapter.layers])
+        return SingularValues(
+            [_adapter_layer(name, adapter, config.alpha) for name in adapter.layers]
+        )
     return SingularValues(list(_weight_layers(config, model_path)))
 
 
@@ -81,7 +85,8 @@ def _adapter_layer(name: str, adapter: Adapter, alpha: float) -> LayerFactors:
     num_moving = round(alpha * rank)
     if num_moving < 1:
         raise ConfigError(
-            f"space.alpha={alpha} of rank {rank} rounds to no singular value; use at least {1 / rank:g}"
+            f"space.alpha={alpha} of rank {rank} rounds to no singular value; "
+            f"use at least {1 / rank:g}"
         )
     svd_a = leading_svd(down_RI, rank)  # A = U_A diag(S_A) V_A^T
     svd_b = leading_svd(up_OR, rank)  # B = U_B diag(S_B) V_B^T

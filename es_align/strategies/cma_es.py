@@ -8,12 +8,14 @@ order of the members alone: `shaping`, `learning_rate` and `momentum` do not app
 first one, adapted from then on. A member without fitness gets the median of the others, the neutral
 rank, as the library needs all of them.
 
-The update runs on BLAS and LAPACK: the same bits again on the same machine with the same number of
-threads, not across machines. Memory of an update: 16 bytes * members * D^2.
+The update runs on BLAS and LAPACK, whose sums depend on how many threads share them, so both run
+on one: the same bits again on the same kind of machine, whatever its cores, not across kinds.
+Memory of an update: 16 bytes * members * D^2.
 """
 
 import numpy as np
 from cmaes import CMA
+from threadpoolctl import threadpool_limits
 
 from es_align.config import StrategyConfig
 from es_align.errors import ConfigError
@@ -73,6 +75,10 @@ class CMAES:
 
     def ask(self, generation: int) -> Population:
         """Members drawn from N(mean, sigma^2 C); changes nothing that `state` shows."""
+        with threadpool_limits(limits=1, user_api="blas"):
+            return self._ask(generation)
+
+    def _ask(self, generation: int) -> Population:
         axes_DD, lengths_D = self._cma._eigen_decomposition()
         noise_MD = np.stack(
             [
@@ -96,7 +102,8 @@ class CMAES:
         filled_M = np.where(is_finite_M, fitness_M, np.median(np.asarray(fitness_M)[is_finite_M]))
         sigma, mean_D = float(self._cma._sigma), self._cma.mean.copy()
         # The library minimises, and sorts the list in place.
-        self._cma.tell(list(zip(population.vectors_MD, (-filled_M).tolist(), strict=True)))
+        with threadpool_limits(limits=1, user_api="blas"):
+            self._cma.tell(list(zip(population.vectors_MD, (-filled_M).tolist(), strict=True)))
         self._covariance_DD = self._cma._C
         return Update(
             generation=population.generation,

@@ -20,9 +20,7 @@ def make_basis(*, has_core: bool, seed: int = 0) -> SharedBasis:
 
 @pytest.mark.parametrize("has_core", [False, True])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2**-6)])
-def test_forward_is_the_definition(
-    has_core: bool, dtype: torch.dtype, tolerance: float
-) -> None:
+def test_forward_is_the_definition(has_core: bool, dtype: torch.dtype, tolerance: float) -> None:
     basis = make_basis(has_core=has_core).to(dtype)
     x_TI = draw(ROWS, IN, seed=7).to(dtype)
     scale_a_MR = draw(MEMBERS + 1, RANK, seed=8)

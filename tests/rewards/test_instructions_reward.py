@@ -90,7 +90,7 @@ def test_a_plain_answer_earns_its_floor_and_the_progress():
     score = instructions_reward(PLAIN, QUOTED)
     assert (score.reward, score.passed, score.reason) == (PLAIN_REWARD, False, "constraint")
     half = instructions_reward('"' + PLAIN, QUOTED)
-    assert half.reward == pytest.approx(PLAIN_REWARD + 0.7 * 0.5)
+    assert half.reward == pytest.approx(0.1 + 0.4 * 0.5)
 
 
 def test_the_way_to_a_plain_answer_has_a_slope():

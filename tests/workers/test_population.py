@@ -71,7 +71,7 @@ def test_a_layer_nobody_computes_is_named() -> None:
 def test_half_a_fused_module_is_refused() -> None:
     population = Population([ONE], 2, torch.float32)
     assert population.hook("other", ["m.1.q"]) is None
-    with pytest.raises(ModelError, match="computes m.0.q, m.0.k together"):
+    with pytest.raises(ModelError, match=r"computes m\.0\.q, m\.0\.k together"):
         population.hook("m.0.qk", ["m.0.q", "m.0.k"])
 
 

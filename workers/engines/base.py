@@ -1,4 +1,6 @@
-"""What an engine is: it holds a model and a population, and completes requests of many members at once."""
+"""What an engine is: it holds a model and a population,
+and completes requests of many members at once.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

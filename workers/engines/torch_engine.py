@@ -1,7 +1,8 @@
 """The reference engine: transformers and torch, batched, short enough to read in one go.
 
-It defines what the fast engine must compute, runs where vLLM does not, and serves the tests: in fp32 on one thread
-its results are the same bits for the same chunk, wherever that chunk runs. No paged cache, no continuous batching.
+It defines what the fast engine must compute, runs where vLLM does not, and serves the tests: in
+fp32 on one thread its results are the same bits for the same chunk, wherever that chunk runs. No
+paged cache, no continuous batching.
 
 Shape suffixes: _B requests, _T tokens, _V vocabulary.
 """
@@ -51,7 +52,7 @@ class TorchEngine:
                     module.register_forward_hook(self._adder(name, hooked))
         population.check_all_hooked()
 
-    def _adder(self, name: str, hooked: HookedLayer):  # noqa: ANN202 (torch's hook type is private)
+    def _adder(self, name: str, hooked: HookedLayer):  # torch's hook type is private
         def add_perturbation(
             module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor
         ) -> torch.Tensor:
@@ -145,7 +146,11 @@ class TorchEngine:
         return output.logits[:, -1].float()
 
     def _choose(
-        self, logits_BV: torch.Tensor, requests: Sequence[Request], sampling: Sampling, position: int
+        self,
+        logits_BV: torch.Tensor,
+        requests: Sequence[Request],
+        sampling: Sampling,
+        position: int,
     ) -> torch.Tensor:
         """Greedy, or Gumbel-max sampling with the same noise for every member of a prompt."""
         if sampling.temperature > 0:

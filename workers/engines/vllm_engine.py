@@ -1,4 +1,6 @@
-"""The fast engine: vLLM, in process, with every member of the population in one continuous batch."""
+"""The fast engine: vLLM, in process,
+with every member of the population in one continuous batch.
+"""
 
 import hashlib
 import os
@@ -7,7 +9,8 @@ from typing import cast
 
 import numpy as np
 
-# Read by vLLM at import: one process (a worker is one already), the runner whose rows we map, no reporting home.
+# Read by vLLM at import: one process (a worker is one already), the runner whose rows we map,
+# no reporting home.
 os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
 os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
@@ -65,7 +68,8 @@ class VllmEngine:
     def set_members(self, vectors_MD: np.ndarray) -> None:
         """Make these the members: row m becomes slot m. float32."""
         self.llm.collective_rpc("set_members", args=(vectors_MD,))
-        # The vector's own digest salts the prefix cache: a key-value block can never serve another member.
+        # The vector's own digest salts the prefix cache:
+        # a key-value block can never serve another member.
         self.salts = [hashlib.sha256(row.tobytes()).hexdigest() for row in vectors_MD]
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:

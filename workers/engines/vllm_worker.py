@@ -1,9 +1,10 @@
 """The vLLM worker that carries a population: wraps every target layer's `quant_method`.
 
-vLLM gets this class by name, so the wrapper stands before warm-up and profiling on every rank, whatever the
-precision: the base product is the engine's own (bf16, W8A8, W4A16), the perturbation is added behind it. No LoRA
-slots are used: stock multi-LoRA ran at 0.22 of base speed on a CPU, this at 0.95 (see docs/benchmarks.md).
-The member of every row comes from the request's `extra_args`, in batch order.
+vLLM gets this class by name, so the wrapper stands before warm-up and profiling on every rank,
+whatever the precision: the base product is the engine's own (bf16, W8A8, W4A16), the perturbation
+is added behind it. No LoRA slots are used: stock multi-LoRA ran at 0.22 of base speed on a CPU,
+this at 0.95 (see docs/benchmarks.md). The member of every row comes from the request's
+`extra_args`, in batch order.
 """
 
 from pathlib import Path
@@ -19,9 +20,7 @@ from kernels.errors import ModelError
 from workers.population import HookedLayer, Population, load_factors
 from workers.protocol import BASE_MEMBER
 
-if TYPE_CHECKING:
-    from vllm.v1.worker.cpu_worker import CPUWorker as PlatformWorker
-elif current_platform.is_cpu():
+if TYPE_CHECKING or current_platform.is_cpu():
     from vllm.v1.worker.cpu_worker import CPUWorker as PlatformWorker
 else:
     from vllm.v1.worker.gpu_worker import Worker as PlatformWorker
@@ -49,9 +48,7 @@ class PopulationMethod:
         y = self.inner.apply(layer, x, bias)  # pyright: ignore[reportAttributeAccessIssue]
         before = y.clone() if self.is_watched else None
         num_rows = x.numel() // x.shape[-1]
-        self.hooked.add_(
-            y.view(num_rows, -1), x.reshape(num_rows, -1), self.member_T[:num_rows]
-        )
+        self.hooked.add_(y.view(num_rows, -1), x.reshape(num_rows, -1), self.member_T[:num_rows])
         if before is not None:
             self.max_difference = max(self.max_difference, float((y - before).abs().max()))
         return y
@@ -71,7 +68,8 @@ class PopulationWorker(PlatformWorker):
         settings = cast(dict[str, object], settings)
         if self.vllm_config.parallel_config.tensor_parallel_size > 1:
             raise ModelError(
-                "tensor_parallel_size above 1 is not supported by the population; use one engine per device"
+                "tensor_parallel_size above 1 is not supported by the population; "
+                "use one engine per device"
             )
         model = self.model_runner.get_model()
         device = self.model_runner.device
@@ -93,7 +91,9 @@ class PopulationWorker(PlatformWorker):
 
     def _hook(self, name: str, layer: LinearBase, packed: dict[str, list[str]]) -> None:
         parent, _, last = name.rpartition(".")
-        hooked = self.population.hook(name, [f"{parent}.{part}" for part in packed.get(last, [last])])
+        hooked = self.population.hook(
+            name, [f"{parent}.{part}" for part in packed.get(last, [last])]
+        )
         if hooked is not None:
             method = PopulationMethod(layer.quant_method, hooked, self.member_T)
             self.methods[name] = method
@@ -129,7 +129,9 @@ class PopulationWorker(PlatformWorker):
         return len(self.methods)
 
     def watch(self, is_on: bool) -> dict[str, float]:
-        """Start or stop measuring what each hooked module adds; returns the largest change seen so far."""
+        """Start or stop measuring what each hooked module adds;
+        returns the largest change seen so far.
+        """
         seen = {name: method.max_difference for name, method in self.methods.items()}
         for method in self.methods.values():
             method.is_watched, method.max_difference = is_on, 0.0
