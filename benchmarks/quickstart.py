@@ -62,8 +62,9 @@ def main() -> None:
     print("|---|---|---|---|---|---|")
     for seed, result in results.items():
         low, high = (100 * bound for bound in result["pass_rate_gain_ci95"])
+        before, after = result["baseline"]["pass_rate"], result["final"]["pass_rate"]
         print(
-            f"| {seed} | {result['baseline']['pass_rate']:.3f} | {result['final']['pass_rate']:.3f} "
+            f"| {seed} | {before:.3f} | {after:.3f} "
             f"| {100 * result['pass_rate_gain']:+.1f} [{low:+.1f}, {high:+.1f}] "
             f"| {result['wall_s'] / 60:.1f} | {100 * result['driver_share']:.2f} % |"
         )

@@ -6,6 +6,7 @@ of the user's (told in one paragraph, without a traceback), 130 interrupted.
 """
 
 import shlex
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -53,7 +54,7 @@ def train(
     from es_align.config_loading import default_run_dir, load_config
     from es_align.preflight import validate
     from es_align.progress import ConsoleReporter
-    from es_align.terminal import result_stream, write_result
+    from es_align.terminal import quiet_libraries, result_stream, write_result
 
     settings = load_config(config, overrides or ())
     validate(settings)
@@ -65,6 +66,7 @@ def train(
         try:
             from es_align.api import train as run_training
 
+            quiet_libraries()
             result = run_training(
                 settings,
                 run_dir=run_dir or default_run_dir(config, settings),
@@ -97,13 +99,14 @@ def evaluate(
 ) -> None:
     """Score a run's best generation, or any model, on a task's held-out prompts, greedily."""
     from es_align.progress import ConsoleReporter
-    from es_align.terminal import result_stream, write_result
+    from es_align.terminal import quiet_libraries, result_stream, write_result
 
     named = {"precision": precision, "workers.engine": engine}
     settings = [f"{key}={value}" for key, value in named.items() if value is not None]
     with result_stream(as_json=as_json) as stream:
         from es_align.api import evaluate as run_evaluation
 
+        quiet_libraries()
         result = run_evaluation(
             target,
             task=task,
@@ -134,11 +137,12 @@ def export(
     as_json: AsJson = False,
 ) -> None:
     """Write the best generation as a PEFT adapter, and check it by loading it again."""
-    from es_align.terminal import result_stream, write_result
+    from es_align.terminal import quiet_libraries, result_stream, write_result
 
     with result_stream(as_json=as_json) as stream:
         from es_align.api import export as run_export
 
+        quiet_libraries()
         write_result(run_export(run, out, generation=generation), stream, as_json=as_json)
 
 
@@ -167,6 +171,8 @@ def main() -> None:
         sys.exit(2)
     from es_align.errors import EsAlignError
 
+    # A scheduler's polite end is an interrupt too: workers are shut down, the hint is given.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         app()
     except EsAlignError as error:

@@ -42,6 +42,14 @@ def result_stream(*, as_json: bool) -> Iterator[TextIO]:
         yield stream
 
 
+def quiet_libraries() -> None:
+    """Loading bars of transformers off: they belong to no generation and break the run's lines."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+
+
 def write_result(result: "DataclassInstance", stream: TextIO, *, as_json: bool) -> None:
     """The result as one JSON line, or as a table for a person."""
     tree = asdict(result)

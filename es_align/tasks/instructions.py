@@ -17,18 +17,19 @@ from es_align.tasks.topics import HELDOUT_TOPICS, TRAIN_TOPICS, Topic
 from es_align.tasks.wordings import (
     END_PHRASES,
     FAMILIES,
-    LIST_LENGTHS,
+    LENGTHS,
     NUM_BULLETS,
     NUM_KEYWORDS,
     POSTSCRIPT_MARKERS,
     QUESTIONS,
-    SENTENCE_LENGTHS,
+    WORD_LIMITS,
     Family,
     Wordings,
 )
 from kernels.errors import ConfigError
 from kernels.noise import Purpose
 from rewards.base import JsonValue
+from rewards.ifeval.length_constraints import LESS_THAN
 from rewards.topic import num_topic_words
 from workers.protocol import Prompt
 
@@ -114,7 +115,7 @@ def _make_prompt(
         len(questions) * len(wordings), config.seed, stream, _Draw.VARIANT + topic_index
     )
     question, wording = divmod(variants[round_number], len(wordings))
-    lengths = _half(LIST_LENGTHS if family.is_list else SENTENCE_LENGTHS, split)
+    lengths = _half(LENGTHS[family.length], split)
     length = _order(len(lengths), config.seed, stream, _Draw.LENGTH, turn)[0]
     request = " ".join(
         (questions[question].format(topic=topic.name), lengths[length], wordings[wording])
@@ -156,6 +157,10 @@ def _arguments(family: Family, topic: Topic, split: Split, seed: int, turn: int)
             words = [topic.keywords[i] for i in order(len(topic.keywords))[:NUM_KEYWORDS]]
             quoted = " and ".join(f'"{word}"' for word in words)
             return _Arguments({"keywords": list(words)}, {"keywords": quoted})
+        case "brief":
+            limit = WORD_LIMITS[order(len(WORD_LIMITS))[0]]
+            kwargs: dict[str, JsonValue] = {"relation": LESS_THAN, "num_words": limit}
+            return _Arguments(kwargs, {"num": str(limit)})
         case "postscript":
             marker = POSTSCRIPT_MARKERS[order(len(POSTSCRIPT_MARKERS))[0]]
             return _Arguments({"postscript_marker": marker}, {"marker": marker})

@@ -23,7 +23,7 @@ class Family(NamedTuple):
     name: str
     instruction_id: str
     wordings: Wordings
-    is_list: bool = False  # asks for points instead of sentences
+    length: str = "sentences"  # key of LENGTHS: how long an answer is asked for
 
 
 QUESTIONS: Mapping[Kind, Wordings] = {
@@ -134,7 +134,7 @@ QUESTIONS: Mapping[Kind, Wordings] = {
     ),
 }
 
-SENTENCE_LENGTHS = Wordings(
+_SENTENCES = Wordings(
     train=(
         "Use one or two short sentences.",
         "One short sentence is enough.",
@@ -147,10 +147,21 @@ SENTENCE_LENGTHS = Wordings(
     ),
 )
 
-LIST_LENGTHS = Wordings(
+_POINTS = Wordings(
     train=("Keep every point short.", "Each point is one short sentence."),
     heldout=("Make each point brief.",),
 )
+
+_ONE_SENTENCE = Wordings(
+    train=("Answer in one sentence.", "A single sentence will do."),
+    heldout=("Reply with one sentence.",),
+)
+
+LENGTHS: Mapping[str, Wordings] = {
+    "sentences": _SENTENCES,
+    "points": _POINTS,
+    "one sentence": _ONE_SENTENCE,
+}
 
 END_PHRASES = Wordings(
     train=(
@@ -171,6 +182,7 @@ END_PHRASES = Wordings(
 POSTSCRIPT_MARKERS = ("P.S.", "P.P.S")
 NUM_BULLETS = (2, 3)
 NUM_KEYWORDS = 2
+WORD_LIMITS = (12, 15, 18)
 
 FAMILIES: tuple[Family, ...] = (
     Family(
@@ -305,7 +317,7 @@ FAMILIES: tuple[Family, ...] = (
                 "Break it into precisely {num} markdown bullet points.",
             ),
         ),
-        is_list=True,
+        length="points",
     ),
     Family(
         "keywords",
@@ -325,6 +337,26 @@ FAMILIES: tuple[Family, ...] = (
                 "Bring in {keywords}.",
             ),
         ),
+    ),
+    Family(
+        "brief",
+        "length_constraints:number_words",
+        Wordings(
+            train=(
+                "Use fewer than {num} words.",
+                "Stay below {num} words.",
+                "It must have less than {num} words.",
+                "Do not reach {num} words.",
+                "You have less than {num} words for it.",
+                "Keep the count of words under {num}.",
+            ),
+            heldout=(
+                "The reply has to be shorter than {num} words.",
+                "Say it in under {num} words.",
+                "Stop before the word count gets to {num}.",
+            ),
+        ),
+        length="one sentence",
     ),
     Family(
         "postscript",

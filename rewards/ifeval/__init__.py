@@ -12,6 +12,7 @@ from rewards.ifeval import (
     detectable_content,
     detectable_format,
     keywords,
+    length_constraints,
     punctuation,
     startend,
 )
@@ -25,6 +26,7 @@ _FAMILIES = (
     punctuation.CHECKERS,
     detectable_format.CHECKERS,
     keywords.CHECKERS,
+    length_constraints.CHECKERS,
     detectable_content.CHECKERS,
 )
 

@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from kernels.errors import ConfigError, DataError
 from rewards.ifeval import CHECKERS, get_checker
 
+BRIEF = "length_constraints:number_words"
 ARGUMENTS = {
+    BRIEF: {"relation": "less than", "num_words": 4},
     "startend:end_checker": {"end_phrase": "That is all."},
     "detectable_format:number_bullet_lists": {"num_bullets": 2},
     "keywords:existence": {"keywords": ["bread", "oven"]},
@@ -63,6 +65,10 @@ TEXTS = st.one_of(st.text(), st.lists(PIECES, max_size=12).map("".join))
         ("keywords:existence", {"keywords": ["bread", "oven"]}, "Breadcrumbs in OVENS", True),
         ("keywords:existence", {"keywords": ["bread", "oven"]}, "bread", False),
         ("keywords:existence", {"keywords": ["o.en"]}, "an oven", True),
+        (BRIEF, {"relation": "less than", "num_words": 3}, "two words", True),
+        (BRIEF, {"relation": "less than", "num_words": 3}, "it's two", False),
+        (BRIEF, {"relation": "at least", "num_words": 3}, "it's two", True),
+        (BRIEF, {"relation": "at least", "num_words": 3}, "two words!", False),
         ("detectable_content:postscript", {"postscript_marker": "P.S."}, "Hi.\np. s. Bye", True),
         ("detectable_content:postscript", {"postscript_marker": "P.S."}, "Hi. PS Bye", False),
         ("detectable_content:postscript", {"postscript_marker": "P.P.S"}, "Hi. P.P.S. Bye", True),
@@ -104,6 +110,8 @@ def test_a_blank_response_follows_nothing(instruction_id, blank):
             ["bread", "1. a\n2. b\n3. c", "* a\n* b", "* a\n* b\n* c"],
         ),
         ("keywords:existence", {"keywords": ["bread", "oven"]}, ["x", "bread", "bread oven"]),
+        (BRIEF, {"relation": "less than", "num_words": 3}, ["a b c d e", "a b c", "a b"]),
+        (BRIEF, {"relation": "at least", "num_words": 3}, ["a", "a b", "a b c d"]),
         ("detectable_content:postscript", {"postscript_marker": "P.S."}, ["x", "PS x", "P.S. x"]),
     ],
 )

@@ -10,9 +10,8 @@ from es_align.tasks.topics import HELDOUT_TOPICS, TRAIN_TOPICS
 from es_align.tasks.wordings import (
     END_PHRASES,
     FAMILIES,
-    LIST_LENGTHS,
+    LENGTHS,
     QUESTIONS,
-    SENTENCE_LENGTHS,
 )
 from kernels.errors import ConfigError
 from rewards.ifeval import get_checker
@@ -22,8 +21,7 @@ from rewards.topic import MIN_TOPIC_WORDS, num_topic_words, topic_share
 ALL_WORDINGS = [
     *QUESTIONS.values(),
     *(family.wordings for family in FAMILIES),
-    SENTENCE_LENGTHS,
-    LIST_LENGTHS,
+    *LENGTHS.values(),
     END_PHRASES,
 ]
 TOPICS = TRAIN_TOPICS + HELDOUT_TOPICS

@@ -1,4 +1,4 @@
-"""The fast engine on the bundled model in INT8: exact at zero, alive on every layer, member by member.
+"""The fast engine on the bundled model in INT8: exact at zero, alive on every layer.
 
 Skipped where vLLM or the bundled model's package is not installed. One engine for the module: it
 takes half a minute to load.
@@ -38,9 +38,7 @@ def renderer() -> Renderer:
 
 @pytest.fixture(scope="module")
 def space() -> Space:
-    return make_space(
-        SpaceConfig(rank=4), resolve_model("smollm2-135m-instruct", "int8").reference
-    )
+    return make_space(SpaceConfig(rank=4), resolve_model("smollm2-135m-instruct", "int8").reference)
 
 
 @pytest.fixture(scope="module")
@@ -50,9 +48,7 @@ def engine(renderer: Renderer, space: Space, tmp_path_factory: pytest.TempPathFa
     factors: Path = tmp_path_factory.mktemp("factors") / "factors.safetensors"
     save_factors(space.factors, factors)
     model = resolve_model("smollm2-135m-instruct", "int8").engine
-    return VllmEngine(
-        EngineSpec("vllm", model, "int8", factors, MEMBERS, 256, 0.5, 2), renderer
-    )
+    return VllmEngine(EngineSpec("vllm", model, "int8", factors, MEMBERS, 256, 0.5, 2), renderer)
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +91,7 @@ def test_both_members_of_a_pair_change_every_layer(
 def test_members_differ_and_a_slot_is_the_member_s_own(
     engine: Engine, vectors_MD: np.ndarray, tokens: list[tuple[int, ...]]
 ) -> None:
-    """Members in reverse slots give the answers in reverse: rows are mapped, caches are not shared."""
+    """Members in reverse slots give the answers in reverse: no row or cache is another's."""
     engine.set_members(vectors_MD)
     requests = [Request(ids, slot, 0) for slot in range(MEMBERS) for ids in tokens]
     answers = [answer.token_ids for answer in engine.generate(requests, GREEDY)]
