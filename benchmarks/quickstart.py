@@ -2,9 +2,10 @@
 
     python benchmarks/quickstart.py --seeds 0 1 2 --json
 
-Every seed is a run of its own process by the command line, on the same held-out prompts. Prints a
-table with date, hardware and versions, and as its last line one JSON object. Left out: set-up and
-download time, which `make quickstart` on a fresh clone shows.
+Every seed is a run of its own process by the command line, on the same held-out prompts; one whose
+result is in --folder already is not run again. Prints a table with date, hardware and versions, and
+as its last line one JSON object. Left out: set-up and download time, which `make quickstart` on a
+fresh clone shows.
 """
 
 import argparse
@@ -24,7 +25,13 @@ CONFIG = Path(__file__).resolve().parent.parent / "configs" / "quickstart.yaml"
 
 
 def run(seed: int, folder: Path, overrides: list[str]) -> dict:
-    """One run; returns what `train --json` prints. Raises CalledProcessError if it fails."""
+    """One run; returns what `train --json` prints, kept in the folder for the next call.
+
+    Raises CalledProcessError if it fails.
+    """
+    kept = folder / f"seed-{seed}.json"
+    if kept.is_file():
+        return json.loads(kept.read_text())
     settings = [item for override in [f"seed={seed}", *overrides] for item in ("--set", override)]
     command = [sys.executable, "-m", "es_align", "train", str(CONFIG), *settings]
     done = subprocess.run(
@@ -33,7 +40,8 @@ def run(seed: int, folder: Path, overrides: list[str]) -> dict:
         text=True,
         check=True,
     )
-    return json.loads(done.stdout.splitlines()[-1])
+    kept.write_text(done.stdout.splitlines()[-1])
+    return json.loads(kept.read_text())
 
 
 def processor() -> str:

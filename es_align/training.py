@@ -144,4 +144,4 @@ def _summary(result: TrainResult, folder: RunFolder) -> Summary:
 
 
 def _held_out(result: Scored) -> HeldOut:
-    return HeldOut(result.reward, result.pass_rate, result.n)
+    return HeldOut(result.reward, result.pass_rate, result.n, result.metrics)

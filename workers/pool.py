@@ -148,6 +148,8 @@ class Pool:
         else:
             # Ray's own, 15, yields to whatever else the machine runs: deadlines would lie.
             os.environ.setdefault("RAY_worker_niceness", "0")
+            # What a killed driver leaves waits so long for its cluster to come back: it never does.
+            os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "15")
             ray.init(
                 num_cpus=self.settings.num_workers * self.settings.num_cpus,
                 include_dashboard=False,

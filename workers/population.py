@@ -184,7 +184,7 @@ def save_factors(factors: Sequence[LayerFactors], path: Path) -> None:
         }
         stem = f"{index:05d}|{layer.name}|{layer.num_moving}"
         tensors |= {
-            f"{stem}|{part}": value.contiguous()
+            f"{stem}|{part}": value.clone(memory_format=torch.contiguous_format)  # may be shared
             for part, value in parts.items()
             if value is not None
         }

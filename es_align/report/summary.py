@@ -1,5 +1,6 @@
 """The table at the end of a run: what was gained, how sure that is, what it cost, where it lies."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ class HeldOut:
     reward: float  # mean over prompts
     pass_rate: float  # share that passes strictly, 0 to 1
     num_prompts: int
+    metrics: Mapping[str, float]  # further means from 0 to 1, e.g. {"strict": 0.1, "flexible": 0.2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +64,16 @@ def summary_table(summary: Summary) -> RenderableType:
     scores.add_column(f"held out ({summary.final.num_prompts} prompts)")
     scores.add_column("reward", justify="right")
     scores.add_column("pass rate", justify="right")
+    names = sorted(summary.final.metrics)
+    for name in names:
+        scores.add_column(name, justify="right")
     for name, score in (
         ("baseline", summary.baseline),
         ("final", summary.final),
         (f"best (generation {summary.best_generation})", summary.best),
     ):
-        scores.add_row(name, f"{score.reward:.3f}", f"{100 * score.pass_rate:.1f} %")
+        shares = [score.pass_rate, *(score.metrics.get(metric, math.nan) for metric in names)]
+        scores.add_row(name, f"{score.reward:.3f}", *(f"{100 * share:.1f} %" for share in shares))
     facts = Table(box=None, show_header=False)
     facts.add_column()
     facts.add_column(overflow="fold")

@@ -339,6 +339,25 @@ FAMILIES: tuple[Family, ...] = (
         ),
     ),
     Family(
+        "postscript",
+        "detectable_content:postscript",
+        Wordings(
+            train=(
+                "Close with a postscript, introduced as {marker}",
+                "After the answer add one more remark beginning with {marker}",
+                "Append a short note marked {marker}",
+                "Do not stop before adding a line that begins {marker}",
+                "There must be a closing remark introduced by {marker}",
+                "Leave a last word after the marker {marker}",
+            ),
+            heldout=(
+                "Put a brief postscript below it, opened by {marker}",
+                "Tack on an extra comment that starts {marker}",
+                "Round it off with a remark headed {marker}",
+            ),
+        ),
+    ),
+    Family(
         "brief",
         "length_constraints:number_words",
         Wordings(
@@ -357,24 +376,5 @@ FAMILIES: tuple[Family, ...] = (
             ),
         ),
         length="one sentence",
-    ),
-    Family(
-        "postscript",
-        "detectable_content:postscript",
-        Wordings(
-            train=(
-                "Close with a postscript, introduced as {marker}",
-                "After the answer add one more remark beginning with {marker}",
-                "Append a short note marked {marker}",
-                "Do not stop before adding a line that begins {marker}",
-                "There must be a closing remark introduced by {marker}",
-                "Leave a last word after the marker {marker}",
-            ),
-            heldout=(
-                "Put a brief postscript below it, opened by {marker}",
-                "Tack on an extra comment that starts {marker}",
-                "Round it off with a remark headed {marker}",
-            ),
-        ),
     ),
 )

@@ -174,7 +174,7 @@ def test_unknown_id_names_the_nearest():
 
 @pytest.mark.parametrize("instruction_id", ARGUMENTS)
 def test_missing_argument_is_named(instruction_id):
-    (name,) = ARGUMENTS[instruction_id]
+    name = next(iter(ARGUMENTS[instruction_id]))
     with pytest.raises(DataError, match=f"{instruction_id} needs the argument '{name}'"):
         get_checker(instruction_id).follows("bread")
 

@@ -29,7 +29,7 @@ TOPICS = TRAIN_TOPICS + HELDOUT_TOPICS
 
 @pytest.fixture(scope="module")
 def task():
-    return make_task(TaskConfig(num_train=512, num_heldout=90), seed=0, prompts_per_generation=9)
+    return make_task(TaskConfig(num_train=512, num_heldout=100), seed=0, prompts_per_generation=10)
 
 
 def text_of(prompt):
@@ -93,10 +93,10 @@ def test_literal_first_prompts(task):
 
 
 def test_same_seed_same_prompts_and_a_longer_list_begins_with_the_shorter(task):
-    again = make_task(TaskConfig(num_train=512, num_heldout=45), seed=5, prompts_per_generation=9)
+    again = make_task(TaskConfig(num_train=512, num_heldout=45), seed=5, prompts_per_generation=10)
     assert again.train == task.train
     assert again.heldout == task.heldout[:45]
-    other = make_task(TaskConfig(seed=1), seed=0, prompts_per_generation=9)
+    other = make_task(TaskConfig(seed=1), seed=0, prompts_per_generation=10)
     assert text_of(other.train[0]) != text_of(task.train[0])
 
 
@@ -111,8 +111,8 @@ def test_a_family_alone_has_the_prompts_it_has_among_others(task):
 
 
 def test_batch_order_depends_on_the_runs_seed_alone(task):
-    again = make_task(TaskConfig(num_train=512), seed=0, prompts_per_generation=9)
-    other = make_task(TaskConfig(num_train=512), seed=1, prompts_per_generation=9)
+    again = make_task(TaskConfig(num_train=512), seed=0, prompts_per_generation=10)
+    other = make_task(TaskConfig(num_train=512), seed=1, prompts_per_generation=10)
     assert again.batch(3) == task.batch(3)
     assert other.batch(3) != task.batch(3)
 
@@ -180,7 +180,7 @@ def test_unknown_family_is_answered_with_the_nearest_and_the_list():
     ("config", "message"),
     [
         (TaskConfig(families=("quotes", "quotes")), "names a family twice"),
-        (TaskConfig(num_heldout=5000), "use 2430 or fewer"),
+        (TaskConfig(num_heldout=5000), "use 2700 or fewer"),
         (TaskConfig(num_train=4), "raise task.num_train"),
     ],
 )
