@@ -21,6 +21,7 @@ from pathlib import Path
 from es_align.config import Config
 from es_align.config_loading import changed_fields
 from es_align.errors import RunFolderError
+from es_align.ledger import Ledger
 from es_align.sealed import write_synced
 from rewards.base import JsonValue
 from workers.protocol import Sample
@@ -100,13 +101,18 @@ class RunFolder:
 
 
 def check_new(folder: RunFolder) -> None:
-    """Raise RunFolderError if a run, or anything else, is there already."""
-    if folder.has_run:
+    """Raise RunFolderError if a run, or anything else, is there already.
+
+    A run that ended before its first generation, such as on a prompt too long for the engine, does
+    not count: there is nothing in it to lose.
+    """
+    if folder.has_run and _num_generations(folder):
         raise RunFolderError(
             f"{folder.path} already holds a run; "
             "go on with it by --resume, or choose another --run-dir"
         )
-    left_overs = {CONFIG_FILE, BASIS_FILE, METRICS_FILE, SAMPLES_FILE, EVALUATIONS_FILE}
+    left_overs = {CONFIG_FILE, BASIS_FILE, LEDGER_FILE}
+    left_overs |= {METRICS_FILE, SAMPLES_FILE, EVALUATIONS_FILE}
     if folder.path.is_file():
         raise RunFolderError(f"{folder.path} is a file; choose another --run-dir")
     if folder.path.is_dir():
@@ -131,6 +137,15 @@ def check_resumable(folder: RunFolder, config: Config) -> None:
             f"{folder.path} was begun with {name}={old}, now it is {new}{more}; resume with the "
             "configuration it was begun with, or start a new run in another --run-dir"
         )
+
+
+def _num_generations(folder: RunFolder) -> int:
+    """Generations of a run; if there are none, RunFolderError if somebody is about to write one."""
+    with Ledger.open(folder.ledger) as ledger:
+        num_generations = ledger.next_generation
+    if num_generations == 0:
+        Ledger.open(folder.ledger, for_append=True).close()
+    return num_generations
 
 
 def _generation(line: bytes) -> float:

@@ -134,6 +134,7 @@ def begin_run(folder: RunFolder, config: Config, model_path: Path) -> Run:
     )
     strategy = start_strategy(config, header)
     folder.drop_rows_after(-1)
+    folder.ledger.unlink(missing_ok=True)  # of a run that never had a generation, see check_new
     return Run(folder, config, space, Ledger.create(folder.ledger, header), strategy)
 
 

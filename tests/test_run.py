@@ -19,7 +19,7 @@ from es_align.config_loading import apply_overrides
 from es_align.errors import RunFolderError, WorkerError
 from es_align.ledger import Ledger
 from es_align.results import TrainResult
-from es_align.run_folder import RunFolder
+from es_align.run_folder import RunFolder, check_new
 
 pytestmark = pytest.mark.slow
 
@@ -203,6 +203,7 @@ def test_a_sigma_too_small_to_act_is_found_before_the_first_generation(tmp_path:
     with pytest.raises(WorkerError, match=r"strategy\.sigma=1e-30 may vanish in precision=fp32"):
         train(load_config(TINY, ["strategy.sigma=1e-30"]), run_dir=tmp_path / "run")
     assert Ledger.open(tmp_path / "run" / "ledger.jsonl").next_generation == 0
+    check_new(RunFolder(tmp_path / "run"))  # nothing was lost, so the folder may be used again
 
 
 def test_numbers_of_a_member_are_finite(straight: tuple[Path, TrainResult]) -> None:
