@@ -126,12 +126,12 @@ def test_summary_shows_gain_interval_noise_and_files() -> None:
         console.print(summary_table(SUMMARY))
     text = captured.get()
     for shown in (
-        "held out (64 prompts)",
+        "held out, n=64",
         "0.231",
         "34.4 %",
         "flexible",
         "40.0 %",
-        "best (generation 15)",
+        "best, gen 15",
         "+0.379  [+0.300, +0.450]",
         "+31.3 points  [+20.3, +42.0]",
         "population 0.0310, noise floor 0.0060",

@@ -61,7 +61,7 @@ class Summary:
 def summary_table(summary: Summary) -> RenderableType:
     """The summary as rich renders it: scores, then costs and files."""
     scores = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    scores.add_column(f"held out ({summary.final.num_prompts} prompts)")
+    scores.add_column(f"held out, n={summary.final.num_prompts}", no_wrap=True)
     scores.add_column("reward", justify="right")
     scores.add_column("pass rate", justify="right")
     names = sorted(summary.final.metrics)
@@ -70,7 +70,7 @@ def summary_table(summary: Summary) -> RenderableType:
     for name, score in (
         ("baseline", summary.baseline),
         ("final", summary.final),
-        (f"best (generation {summary.best_generation})", summary.best),
+        (f"best, gen {summary.best_generation}", summary.best),
     ):
         shares = [score.pass_rate, *(score.metrics.get(metric, math.nan) for metric in names)]
         scores.add_row(name, f"{score.reward:.3f}", *(f"{100 * share:.1f} %" for share in shares))
