@@ -63,8 +63,7 @@ def export_adapter(
     mean_D = mean_at(folder, generation)
     draft = out.with_name(f".{out.name}-draft")
     shutil.rmtree(draft, ignore_errors=True)
-    base_name = config.model if config.model == model.name else model.name
-    save_adapter(draft, space.lora(mean_D), base_name)
+    save_adapter(draft, space.lora(mean_D), model.name)
 
     renderer = Renderer(model.reference)
     tokens = [renderer.render([{"role": "user", "content": probe}]) for probe in PROBES]
