@@ -3,13 +3,15 @@
 One factor   (SVD of a weight, or of any update): y += ((x V) * a[m]) U^T
 Two factors  (ESSA, arXiv 2507.04453, LoRA B A):  y += (((x V) * a[m]) C * b[m]) U^T,  C = U_A^T V_B
 
-with m the member of each row. The two outer products are GEMMs every member shares, so a member
-costs only its 2 R numbers a layer. Rows of nobody (base model, padding) point at a row of zeros.
-Against the float64 reference the bf16 path stays within 2^-7 of the delta's own scale; accumulation
-is fp32 and y is rounded once.
+with m the member of each row. The two outer products are the same for every member, so a member
+costs only its 2 R numbers a layer. Against the float64 definition the bf16 paths stay within 2^-7
+of the delta's own scale; accumulation is fp32 and y is rounded once.
 
-Shape suffixes: _T rows (tokens), _I in features, _O out features, _R directions,
-_M members (plus one zero row).
+An engine computes some layers together (q, k, v; gate, up): they share the input, so their right
+directions stand side by side, while each output row keeps only the directions of its own slice.
+
+Shape suffixes: _T rows (tokens), _I in features, _O out features, _S slices, _R directions,
+_M members (in tables plus one zero row, which NOBODY = -1 picks).
 """
 
 from collections.abc import Sequence
@@ -17,10 +19,13 @@ from dataclasses import dataclass
 
 import torch
 
+from kernels import native
+from kernels.perturbation import Slice, choose_path
+
 
 @dataclass(frozen=True, slots=True)
 class SharedBasis:
-    """Frozen directions of one linear layer.
+    """Frozen directions of one linear layer of the checkpoint.
 
     `core_RR` is None in the one-factor form.
     """
@@ -29,69 +34,138 @@ class SharedBasis:
     left_OR: torch.Tensor
     core_RR: torch.Tensor | None = None
 
-    def to(self, dtype: torch.dtype, device: torch.device | str = "cpu") -> "SharedBasis":
-        """The same directions, contiguous, in another dtype or place."""
-        core = self.core_RR
-        return SharedBasis(
-            self.right_IR.to(device, dtype).contiguous(),
-            self.left_OR.to(device, dtype).contiguous(),
-            None if core is None else core.to(device, dtype).contiguous(),
-        )
 
+class FusedBasis:
+    """Directions of the layers one module computes, as a rank of the engine needs them.
 
-def fuse(bases: Sequence[SharedBasis]) -> SharedBasis:
-    """One basis for layers whose outputs an engine computes together (q, k, v; gate, up).
-
-    Inputs are shared, outputs are stacked, so U and C become block diagonal and the directions line
-    up in order.
-
-    Raises ValueError if one-factor and two-factor layers are mixed.
+    `right_QI` stacks the slices' right directions (Q = S R), `left_OR` their left ones; a slice of
+    lower rank is padded with zeros.
     """
-    if len({basis.core_RR is None for basis in bases}) > 1:
-        raise ValueError("cannot fuse one-factor and two-factor layers")
-    cores = [basis.core_RR for basis in bases if basis.core_RR is not None]
-    return SharedBasis(
-        torch.cat([basis.right_IR for basis in bases], dim=1),
-        torch.block_diag(*[basis.left_OR for basis in bases]),
-        torch.block_diag(*cores) if cores else None,
-    )
+
+    def __init__(
+        self,
+        bases: Sequence[SharedBasis],
+        slices: Sequence[Slice],
+        dtype: torch.dtype,
+        device: torch.device | str,
+    ) -> None:
+        """Raises ValueError if one-factor and two-factor layers are mixed."""
+        if len({basis.core_RR is None for basis in bases}) > 1:
+            raise ValueError("cannot fuse one-factor and two-factor layers")
+        ranks = [basis.right_IR.shape[1] for basis in bases]
+        self.rank = max(ranks)
+        self.widths = [part.num_rows for part in slices]
+        first, stop = slices[0].first_column, slices[0].first_column + slices[0].num_columns
+        self.right_QI = torch.cat(
+            [_pad(basis.right_IR[first:stop], self.rank).T for basis in bases]
+        ).to(device, dtype)
+        self.left_OR = torch.cat(
+            [
+                _pad(basis.left_OR[part.first_row : part.first_row + part.num_rows], self.rank)
+                for basis, part in zip(bases, slices, strict=True)
+            ]
+        ).to(device, dtype)
+        cores = [basis.core_RR for basis in bases if basis.core_RR is not None]
+        self.core_SRR: torch.Tensor | None = None
+        if cores:
+            self.core_SRR = torch.stack([_pad(_pad(c, self.rank).T, self.rank).T for c in cores])
+            self.core_SRR = self.core_SRR.to(device, torch.float32).contiguous()
+        self.ranks = ranks
+
+    @property
+    def num_slices(self) -> int:
+        """Checkpoint layers computed together."""
+        return len(self.widths)
+
+    def project(self, x_TI: torch.Tensor) -> torch.Tensor:
+        """`x V` of every slice, fp32 `(T, S, R)`."""
+        hidden_TQ = x_TI @ self.right_QI.T
+        return hidden_TQ.float().view(len(x_TI), self.num_slices, self.rank)
+
+    def expand_(self, y_TO: torch.Tensor, hidden_TSR: torch.Tensor) -> torch.Tensor:
+        """Add `hidden U^T` of every slice to its columns of `y_TO`."""
+        hidden = hidden_TSR.to(y_TO.dtype)
+        start = 0
+        for index, width in enumerate(self.widths):
+            stop = start + width
+            y_TO[:, start:stop].addmm_(hidden[:, index], self.left_OR[start:stop].T)
+            start = stop
+        return y_TO
+
+    def in_float64(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """`(V, U)` of one slice, `(I, R)` and `(O, R)`."""
+        start = sum(self.widths[:index])
+        rows = slice(index * self.rank, (index + 1) * self.rank)
+        left_OR = self.left_OR[start : start + self.widths[index]]
+        return self.right_QI[rows].T.double(), left_OR.double()
 
 
-def add_shared_basis_(
-    y_TO: torch.Tensor,
-    x_TI: torch.Tensor,
-    basis: SharedBasis,
-    scale_a_MR: torch.Tensor,
-    scale_b_MR: torch.Tensor | None,
-    member_T: torch.Tensor,
-) -> torch.Tensor:
-    """Add each row's member's perturbation to `y_TO` in place and return it.
+class ScaledBasis:
+    """Every member's own scales on the directions of a module (see the module's formulas)."""
 
-    `x_TI` and `y_TO` have the basis's dtype (bf16, fp16 or fp32); the scales are fp32; `member_T`
-    is int64 and indexes rows of the scale tables. `scale_b_MR` and `basis.core_RR` are both given
-    or both None.
-    """
-    hidden_TR = (x_TI @ basis.right_IR).mul_(scale_a_MR.index_select(0, member_T))
-    if basis.core_RR is not None and scale_b_MR is not None:
-        hidden_TR = (hidden_TR @ basis.core_RR).mul_(scale_b_MR.index_select(0, member_T))
-    return y_TO.addmm_(hidden_TR, basis.left_OR.T)
+    def __init__(self, basis: FusedBasis, max_members: int) -> None:
+        self.basis = basis
+        shape = (max_members + 1, basis.num_slices, basis.rank)
+        self.scale_a_MSR = torch.zeros(shape, device=basis.left_OR.device)
+        self.scale_b_MSR = None if basis.core_SRR is None else torch.zeros_like(self.scale_a_MSR)
+        self._native: native.SharedBasisCall | None = None
+
+    def set_scales(
+        self, index: int, scale_a_MR: torch.Tensor, scale_b_MR: torch.Tensor | None
+    ) -> None:
+        """Write the scales of slice `index` for the members in slots 0 to M-1, fp32."""
+        num_members, rank = scale_a_MR.shape
+        self.scale_a_MSR[:num_members, index, :rank] = scale_a_MR.to(self.scale_a_MSR.device)
+        if self.scale_b_MSR is not None and scale_b_MR is not None:
+            self.scale_b_MSR[:num_members, index, :rank] = scale_b_MR.to(self.scale_b_MSR.device)
+
+    @property
+    def member_bytes(self) -> int:
+        """Bytes of the scale tables."""
+        tables = [self.scale_a_MSR, self.scale_b_MSR]
+        return sum(table.nbytes for table in tables if table is not None)
+
+    def add_(self, y_TO: torch.Tensor, x_TI: torch.Tensor, member_T: torch.Tensor) -> torch.Tensor:
+        """Add every row's perturbation (see `kernels.perturbation.Perturbation.add_`)."""
+        if self._native is not None and x_TI.dtype == torch.bfloat16:
+            return self._native.add_(y_TO, x_TI, member_T)
+        path = choose_path(x_TI)
+        if path == "triton":
+            from kernels.gpu.shared_basis import add_scaled_basis_
+
+            return add_scaled_basis_(self, y_TO, x_TI, member_T)
+        if path == "native":
+            self._native = native.SharedBasisCall(
+                self.basis.right_QI,
+                self.basis.left_OR,
+                self.basis.widths,
+                core_SRR=self.basis.core_SRR,
+                scale_a_MSR=self.scale_a_MSR,
+                scale_b_MSR=self.scale_b_MSR,
+            )
+            return self._native.add_(y_TO, x_TI, member_T)
+        member_T = member_T[: len(x_TI)]
+        hidden_TSR = self.basis.project(x_TI) * self.scale_a_MSR[member_T]
+        if self.basis.core_SRR is not None and self.scale_b_MSR is not None:
+            hidden_TSR = torch.einsum("tsr,srq->tsq", hidden_TSR, self.basis.core_SRR)
+            hidden_TSR = hidden_TSR * self.scale_b_MSR[member_T]
+        return self.basis.expand_(y_TO, hidden_TSR)
+
+    def definition(self, x_TI: torch.Tensor, member_T: torch.Tensor) -> torch.Tensor:
+        """The same addend row by row in float64, from materialised matrices."""
+        rows = []
+        for x_I, member in zip(x_TI.double(), member_T.tolist(), strict=True):
+            parts = []
+            for index in range(self.basis.num_slices):
+                right_IR, left_OR = self.basis.in_float64(index)
+                middle = torch.diag(self.scale_a_MSR[member, index].double())
+                if self.basis.core_SRR is not None and self.scale_b_MSR is not None:
+                    scale_b = torch.diag(self.scale_b_MSR[member, index].double())
+                    middle = middle @ self.basis.core_SRR[index].double() @ scale_b
+                parts.append(left_OR @ (right_IR @ middle).T @ x_I)
+            rows.append(torch.cat(parts))
+        return torch.stack(rows)
 
 
-def reference(
-    x_TI: torch.Tensor,
-    basis: SharedBasis,
-    scale_a_MR: torch.Tensor,
-    scale_b_MR: torch.Tensor | None,
-    member_T: torch.Tensor,
-) -> torch.Tensor:
-    """The same delta row by row in float64, from materialised matrices:
-    the definition the others are held to.
-    """
-    right, left = basis.right_IR.double(), basis.left_OR.double()
-    rows = []
-    for x_I, member in zip(x_TI.double(), member_T.tolist(), strict=True):
-        middle = torch.diag(scale_a_MR[member].double())
-        if basis.core_RR is not None and scale_b_MR is not None:
-            middle = middle @ basis.core_RR.double() @ torch.diag(scale_b_MR[member].double())
-        rows.append(left @ (right @ middle).T @ x_I)
-    return torch.stack(rows)
+def _pad(columns: torch.Tensor, rank: int) -> torch.Tensor:
+    return torch.nn.functional.pad(columns.float(), (0, rank - columns.shape[1]))

@@ -1,0 +1,207 @@
+"""The compiled CPU path of the batched forwards, called through plain C pointers.
+
+A call object keeps the tensors its pointers refer to, so they stay where they are: tables are
+written in place and never replaced. bf16 only; everything else takes the torch path.
+"""
+
+import ctypes
+from collections.abc import Sequence
+
+import torch
+
+from kernels.native.build import library
+
+MAX_SLICES = 8
+KINDS = {"binomial": 0, "rademacher": 1}
+
+_POINTER, _INT = ctypes.c_void_p, ctypes.c_int64
+
+
+class _SharedBasis(ctypes.Structure):
+    _fields_ = [
+        *((name, _POINTER) for name in ("right", "left", "core", "scale_a", "scale_b")),
+        *((name, _POINTER) for name in ("noise_left", "noise_right", "pair", "coefficient")),
+        *((name, _INT) for name in ("in_features", "rank", "noise_rank", "num_slices")),
+        ("widths", _INT * MAX_SLICES),
+    ]
+
+
+class _LowRank(ctypes.Structure):
+    _fields_ = [
+        *((name, _POINTER) for name in ("right", "left", "pair", "coefficient")),
+        *((name, _INT) for name in ("in_features", "out_features", "rank", "num_slices")),
+        ("widths", _INT * MAX_SLICES),
+    ]
+
+
+class _Call:
+    """A C function bound to one layer's tensors."""
+
+    def __init__(self, function: str, layer: ctypes.Structure, kept: Sequence[object]) -> None:
+        self._function = _library()[function]
+        self._function.restype = None
+        self._function.argtypes = [_POINTER] * 4 + [_INT] * 3
+        self._layer = layer
+        self._pointer = ctypes.addressof(layer)
+        self._kept = kept
+
+    def add_(self, y_TO: torch.Tensor, x_TI: torch.Tensor, member_T: torch.Tensor) -> torch.Tensor:
+        """Add every row's perturbation to `y_TO` in place; bf16, `member_T` int32 contiguous."""
+        if x_TI.stride(1) != 1:
+            x_TI = x_TI.contiguous()
+        if y_TO.stride(1) != 1:
+            return y_TO.copy_(self.add_(y_TO.contiguous(), x_TI, member_T))
+        self._function(
+            self._pointer,
+            y_TO.data_ptr(),
+            x_TI.data_ptr(),
+            member_T.data_ptr(),
+            len(x_TI),
+            y_TO.stride(0),
+            x_TI.stride(0),
+        )
+        return y_TO
+
+
+class SharedBasisCall(_Call):
+    """`kernels.shared_basis.ScaledBasis` and `kernels.core.CoreNoise`; unused tables stay None."""
+
+    def __init__(
+        self,
+        right_QI: torch.Tensor,
+        left_OR: torch.Tensor,
+        widths: Sequence[int],
+        *,
+        core_SRR: torch.Tensor | None = None,
+        scale_a_MSR: torch.Tensor | None = None,
+        scale_b_MSR: torch.Tensor | None = None,
+        noise_left_NSKR: torch.Tensor | None = None,
+        noise_right_NSKR: torch.Tensor | None = None,
+        pair_M: torch.Tensor | None = None,
+        coefficient_MS: torch.Tensor | None = None,
+    ) -> None:
+        right, left = right_QI.bfloat16().contiguous(), left_OR.bfloat16().contiguous()
+        rank = left.shape[1]
+        packed = _pack_left(left, widths)
+        tables = (core_SRR, scale_a_MSR, scale_b_MSR)
+        noise = (noise_left_NSKR, noise_right_NSKR, pair_M, coefficient_MS)
+        layer = _SharedBasis(
+            right.data_ptr(),
+            packed.data_ptr(),
+            *(None if table is None else table.data_ptr() for table in (*tables, *noise)),
+            right.shape[1],
+            rank,
+            0 if noise_left_NSKR is None else noise_left_NSKR.shape[2],
+            len(widths),
+            _widths(widths),
+        )
+        super().__init__("es_add_shared_basis", layer, (right, packed, *tables, *noise))
+
+
+class LowRankCall(_Call):
+    """`kernels.low_rank.LowRankNoise`; the factors must lie in [-32, 31]."""
+
+    def __init__(
+        self,
+        right_NSKI: torch.Tensor,
+        left_NKO: torch.Tensor,
+        widths: Sequence[int],
+        pair_M: torch.Tensor,
+        coefficient_MS: torch.Tensor,
+    ) -> None:
+        kept = (right_NSKI, left_NKO, pair_M, coefficient_MS)
+        layer = _LowRank(
+            *(table.data_ptr() for table in kept),
+            right_NSKI.shape[3],
+            left_NKO.shape[2],
+            left_NKO.shape[1],
+            len(widths),
+            _widths(widths),
+        )
+        super().__init__("es_add_low_rank", layer, kept)
+
+
+def fill_noise_(
+    out_NKW: torch.Tensor,
+    pairs: Sequence[int],
+    width: int,
+    first: int,
+    parameter_word: int,
+    generation: int,
+    key: tuple[int, int],
+    kind: str,
+) -> torch.Tensor:
+    """Write columns `first` onwards of the pairs' factors (see `kernels.matrix_noise`), int8.
+
+    `out_NKW` may be a view; its last dimension has stride 1.
+    """
+    function = _library()["es_fill_noise"]
+    function.restype = None
+    function.argtypes = [_POINTER] * 2 + [_INT] * 7 + [ctypes.c_uint32] * 4 + [ctypes.c_int32]
+    numbers = (_INT * len(pairs))(*pairs)
+    function(
+        out_NKW.data_ptr(),
+        ctypes.addressof(numbers),
+        len(pairs),
+        out_NKW.shape[1],
+        width,
+        first,
+        first + out_NKW.shape[2],
+        out_NKW.stride(0),
+        out_NKW.stride(1),
+        parameter_word,
+        generation,
+        *key,
+        KINDS[kind],
+    )
+    return out_NKW
+
+
+def argmax(values_BV: torch.Tensor) -> torch.Tensor:
+    """First index of the largest number of every row, int64 `(B,)`; bf16 without NaN.
+
+    What `argmax` of the fp32 copy gives, without making the copy.
+    """
+    function = _library()["es_argmax"]
+    function.restype = None
+    function.argtypes = [_POINTER] * 2 + [_INT] * 3
+    index_B = torch.empty(len(values_BV), dtype=torch.int64)
+    function(
+        index_B.data_ptr(),
+        values_BV.data_ptr(),
+        values_BV.shape[0],
+        values_BV.shape[1],
+        values_BV.stride(0),
+    )
+    return index_B
+
+
+def _pack_left(left_OR: torch.Tensor, widths: Sequence[int]) -> torch.Tensor:
+    native = _library()
+    native.es_packed_size.restype = _INT
+    rank, given = left_OR.shape[1], _widths(widths)
+    size = native.es_packed_size(given, _INT(len(widths)), _INT(rank))
+    packed = torch.empty(size, dtype=torch.bfloat16)
+    native.es_pack_left(
+        _POINTER(packed.data_ptr()),
+        _POINTER(left_OR.data_ptr()),
+        given,
+        _INT(len(widths)),
+        _INT(rank),
+    )
+    return packed
+
+
+def _widths(widths: Sequence[int]) -> ctypes.Array[ctypes.c_int64]:
+    if len(widths) > MAX_SLICES:
+        raise ValueError(f"{len(widths)} fused layers; the limit is {MAX_SLICES}")
+    return (_INT * MAX_SLICES)(*widths)
+
+
+def _library() -> ctypes.CDLL:
+    found = library()
+    assert found is not None, "ask library() first"
+    return found
+
+
+__all__ = ["LowRankCall", "SharedBasisCall", "argmax", "fill_noise_", "library"]
