@@ -28,7 +28,7 @@ class Section(BaseModel):
     def _refuse_truth_for_number(cls, value: object, info: ValidationInfo) -> object:
         """`count: yes` must not be read as 1, which pydantic would do."""
         field = cls.model_fields[str(info.field_name)]
-        if isinstance(value, bool) and field.annotation is not bool:
+        if isinstance(value, bool) and field.annotation not in (bool, bool | None):
             raise ValueError("is a truth value; put YAML words such as yes, no, on, off in quotes")
         return value
 
@@ -116,6 +116,9 @@ class WorkersConfig(Section):
     max_retries: Annotated[int, Field(ge=0)] = 2
     """How often one chunk may fail before the run stops."""
     max_model_len: Count = 1024
+    compile: bool | None = None
+    """vllm: compile the model (the first start takes a minute or two, later ones come from vLLM's
+    cache); none: on GPUs only."""
     kv_cache_gb: Positive = 1.0
     """Memory for vLLM's key-value cache."""
 

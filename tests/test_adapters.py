@@ -19,7 +19,7 @@ from es_align.models import resolve_model
 from es_align.spaces import make_space
 from workers.engines.base import EngineSpec, Request
 from workers.engines.torch_engine import TorchEngine
-from workers.population import save_factors
+from workers.layers import save_factors
 from workers.rendering import Renderer
 
 TINY = Path(__file__).parent.parent / "configs" / "tiny.yaml"

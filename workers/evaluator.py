@@ -20,7 +20,7 @@ from kernels.errors import WorkerError
 from rewards.base import Score, score_batch
 from rewards.registry import get_reward
 from workers.engines.base import Completion, Engine, EngineSpec, Request
-from workers.population import LayerFactors, save_factors
+from workers.layers import PerturbedLayer, save_factors
 from workers.protocol import BASE_MEMBER, Chunk, ChunkResult, Prompt, Sample
 from workers.rendering import Renderer
 
@@ -41,13 +41,14 @@ class WorkerSpec:
     max_new_tokens: int
     kv_cache_gb: float
     num_threads: int
+    is_compiled: bool = False
 
 
 class Evaluator:
     """An engine, the task's prompts and its reward."""
 
     def __init__(
-        self, spec: WorkerSpec, factors: Sequence[LayerFactors], prompts: Sequence[Prompt]
+        self, spec: WorkerSpec, factors: Sequence[PerturbedLayer], prompts: Sequence[Prompt]
     ) -> None:
         """Load the model and hook it.
         Raises EsAlignError if model, prompts or population do not fit.
@@ -156,6 +157,7 @@ def _start_engine(
         max_model_len=spec.max_model_len,
         kv_cache_gb=spec.kv_cache_gb,
         num_threads=spec.num_threads,
+        is_compiled=spec.is_compiled,
     )
     # Imported here: either engine's libraries may be absent, and vLLM takes seconds to import.
     if spec.engine == "vllm":

@@ -24,7 +24,7 @@ from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
 from kernels.errors import ConfigError, EsAlignError, WorkerError
 from workers.evaluator import WorkerSpec
-from workers.population import LayerFactors
+from workers.layers import PerturbedLayer
 from workers.protocol import Chunk, ChunkResult, Prompt, WorkerInfo
 from workers.worker import Worker
 
@@ -60,7 +60,7 @@ class Pool:
         self,
         settings: PoolSettings,
         spec: WorkerSpec,
-        factors: Sequence[LayerFactors],
+        factors: Sequence[PerturbedLayer],
         prompts: Sequence[Prompt],
     ) -> None:
         self.settings = settings

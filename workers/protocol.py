@@ -31,6 +31,7 @@ class Sampling:
     max_new_tokens: int
     temperature: float = 0.0
     seed: int = 0  # with the prompt id, fixes the draw: the same for every member
+    ignore_eos: bool = False  # always the full length, for measurements
 
 
 @dataclass(frozen=True, slots=True)

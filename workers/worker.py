@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from workers.evaluator import Evaluator, WorkerSpec, peak_rss_bytes
-from workers.population import LayerFactors
+from workers.layers import PerturbedLayer
 from workers.protocol import Chunk, ChunkResult, Prompt, WorkerInfo
 
 
@@ -19,7 +19,7 @@ class Worker:
         self.evaluator: Evaluator | None = None
 
     def load(
-        self, spec: WorkerSpec, factors: Sequence[LayerFactors], prompts: Sequence[Prompt]
+        self, spec: WorkerSpec, factors: Sequence[PerturbedLayer], prompts: Sequence[Prompt]
     ) -> WorkerInfo:
         """Load the model; a second call is a mistake of the pool."""
         started = time.perf_counter()

@@ -6,7 +6,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import torch
 
-from workers.population import LayerFactors
+from workers.layers import PerturbedLayer
 
 
 class LoraFactors(NamedTuple):
@@ -30,7 +30,7 @@ class Space(Protocol):
         ...
 
     @property
-    def factors(self) -> Sequence[LayerFactors]:
+    def factors(self) -> Sequence[PerturbedLayer]:
         """What workers need to apply a vector: frozen, sent once."""
         ...
 

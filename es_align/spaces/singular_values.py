@@ -21,7 +21,7 @@ from es_align.models import linear_weights
 from es_align.spaces.base import LoraFactors
 from kernels.shared_basis import SharedBasis
 from kernels.svd import leading_svd
-from workers.population import LayerFactors
+from workers.layers import LayerFactors
 
 
 class SingularValues:

@@ -1,5 +1,6 @@
 """The population's tables: which number of a vector ends up where, and what does not fit."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -7,8 +8,13 @@ import pytest
 import torch
 
 from kernels.errors import ModelError, WorkerError
+from kernels.matrix_noise import NoiseStream, factor_noise
+from kernels.perturbation import Slice
 from kernels.shared_basis import SharedBasis
-from workers.population import LayerFactors, Population, load_factors, save_factors
+from workers.hooks import CoreHook, NoiseHook, ScaledHook
+from workers.layers import CoreLayer, LayerFactors, NoiseLayer, load_factors, save_factors
+from workers.members import NoiseMembers, identities
+from workers.population import Population
 
 ONE = LayerFactors(
     name="m.0.q",
@@ -47,11 +53,96 @@ def test_each_layer_reads_its_own_part_of_the_vector_and_the_last_row_stays_zero
     first, second = population.hook("a", ["m.0.q"]), population.hook("b", ["m.0.o"])
     population.check_all_hooked()
     population.set_members(np.array([[1.0, 0, 0, 0.5, 0.0], [0, 0, 1.0, 0, 0]]))
-    assert first is not None and second is not None and second.scale_b_MR is not None
-    assert first.scale_a_MR.tolist() == [[10, 0, 0], [0, 0, 30], [0, 0, 0]]
-    assert second.scale_a_MR.tolist() == [[1.5, 2], [1, 2], [0, 0]]
-    assert second.scale_b_MR.tolist() == [[3, 4], [3, 4], [0, 0]]
-    assert population.base_row == 2
+    assert isinstance(first, ScaledHook) and isinstance(second, ScaledHook)
+    one, two = first.perturbation, second.perturbation
+    assert two.scale_b_MSR is not None
+    assert one.scale_a_MSR[:, 0].tolist() == [[10, 0, 0], [0, 0, 30], [0, 0, 0]]
+    assert two.scale_a_MSR[:, 0].tolist() == [[1.5, 2], [1, 2], [0, 0]]
+    assert two.scale_b_MSR[:, 0].tolist() == [[3, 4], [3, 4], [0, 0]]
+
+
+def test_noise_is_the_stream_s_and_its_size_the_layer_s() -> None:
+    layers = [NoiseLayer("m.0.q", 5, 4, 2, 0.5, 3), NoiseLayer("m.0.k", 6, 4, 2, 0.25, 8)]
+    population = Population(layers, 4, torch.float32)
+    hook = population.hook("m.0.qk", ["m.0.q", "m.0.k"])
+    members = NoiseMembers(7, 2, pairs=(9, 4, 9, 0), signs=(1, -1, -1, 0), sigma=0.1)
+    population.set_members(members)
+    assert isinstance(hook, NoiseHook)
+    noise = hook.perturbation
+    stream = NoiseStream(7, 2)
+    for slot, pair in ((0, 9), (1, 4), (2, 9)):
+        row = int(noise.pair_M[slot])
+        left, right = noise.left_NKO[row].numpy(), noise.right_NSKI[row].numpy()
+        assert (left[:, :5] == factor_noise(stream, [pair], 6, 2, 5)[0]).all()
+        assert (left[:, 5:] == factor_noise(stream, [pair], 16, 2, 6)[0]).all()
+        assert (right[0] == factor_noise(stream, [pair], 7, 2, 4)[0]).all()
+        assert (right[1] == factor_noise(stream, [pair], 17, 2, 4)[0]).all()
+    scale = 0.1 * 0.5 / (8 * 2**0.5)
+    expected = [[scale, scale / 2], [-scale, -scale / 2], [-scale, -scale / 2], [0, 0], [0, 0]]
+    torch.testing.assert_close(noise.coefficient_MS, torch.tensor(expected))
+
+
+def test_a_member_s_noise_has_the_asked_deviation() -> None:
+    population = Population([NoiseLayer("m", 300, 200, 4, 0.5, 0)], 2, torch.float32)
+    hook = population.hook("m", ["m"])
+    population.set_members(NoiseMembers(1, 0, pairs=(0, 0), signs=(1, -1), sigma=0.1))
+    assert isinstance(hook, NoiseHook)
+    eye = torch.eye(200)
+    noise_IO = hook.perturbation.definition(eye, torch.zeros(200, dtype=torch.int32))
+    assert abs(float(noise_IO.std()) - 0.05) < 0.0025
+    assert abs(float(noise_IO.mean())) < 0.001
+
+
+def test_a_core_is_the_mean_s_with_the_pair_s_noise() -> None:
+    basis = SharedBasis(torch.eye(4)[:, :2], torch.eye(5)[:, :2])
+    population = Population([CoreLayer("m", basis, 1, 2.0, 6)], 2, torch.float32)
+    hook = population.hook("m", ["m"])
+    mean = np.arange(4, dtype=np.float32)
+    population.set_members(NoiseMembers(3, 1, (5, 5), (1, 0), 0.01, mean_D=mean))
+    assert isinstance(hook, CoreHook)
+    left = factor_noise(NoiseStream(3, 1), [5], 12, 1, 2)[0].astype(float)
+    right = factor_noise(NoiseStream(3, 1), [5], 13, 1, 2)[0].astype(float)
+    core = np.arange(4).reshape(2, 2) + 0.01 * 2.0 / 8 * right.T @ left
+    x_TI = torch.eye(4)
+    with_noise = hook.perturbation.definition(x_TI, torch.zeros(4, dtype=torch.int32))
+    np.testing.assert_allclose(with_noise[:2, :2].numpy(), core, rtol=1e-6)
+    mean_alone = hook.perturbation.definition(x_TI, torch.ones(4, dtype=torch.int32))
+    np.testing.assert_allclose(mean_alone[:2, :2].numpy(), np.arange(4).reshape(2, 2))
+
+
+def test_pairs_torn_apart_do_not_fit() -> None:
+    population = Population([NoiseLayer("m", 5, 4, 1, 0.5, 0)], 4, torch.float32)
+    population.hook("m", ["m"])
+    with pytest.raises(WorkerError, match="4 members of 4 pairs do not fit the engine's 2 pairs"):
+        population.set_members(NoiseMembers(0, 0, (0, 1, 2, 3), (1, 1, 1, 1), 0.1))
+
+
+def test_seeds_and_vectors_are_not_confused() -> None:
+    vectors = Population([ONE], 2, torch.float32)
+    vectors.hook("a", ["m.0.q"])
+    with pytest.raises(WorkerError, match="take vectors, not seeds"):
+        vectors.set_members(NoiseMembers(0, 0, (0,), (1,), 0.1))
+    seeds = Population([NoiseLayer("m", 5, 4, 1, 0.5, 0)], 2, torch.float32)
+    seeds.hook("m", ["m"])
+    with pytest.raises(WorkerError, match="takes seeds, not vectors"):
+        seeds.set_members(np.zeros((1, 0)))
+
+
+def test_members_that_differ_in_anything_have_another_identity() -> None:
+    base = NoiseMembers(1, 2, (0, 0, 1, 1), (1, -1, 1, -1), 0.1)
+    assert len(set(identities(base))) == 4
+    for other in (
+        dataclasses.replace(base, seed=2),
+        dataclasses.replace(base, generation=3),
+        dataclasses.replace(base, sigma=0.2),
+        dataclasses.replace(base, kind="rademacher"),
+        dataclasses.replace(base, mean_D=np.ones(1, dtype=np.float32)),
+    ):
+        assert not set(identities(base)) & set(identities(other))
+    mean = NoiseMembers(1, 2, (0, 1), (0, 0), 0.1)
+    assert len(set(identities(mean))) == 1
+    vectors = np.array([[1.0, 2.0], [1.0, 2.0], [1.0, 3.0]], dtype=np.float32)
+    assert [identities(vectors).index(name) for name in identities(vectors)] == [0, 0, 2]
 
 
 @pytest.mark.parametrize("shape", [(3, 5), (1, 4)])
@@ -64,7 +155,8 @@ def test_vectors_that_do_not_fit_are_refused(shape: tuple[int, int]) -> None:
 def test_a_layer_nobody_computes_is_named() -> None:
     population = Population([ONE, TWO], 2, torch.float32)
     population.hook("a", ["m.0.q"])
-    with pytest.raises(ModelError, match=r"1 perturbed layers are not .* first \['m.0.o'\]"):
+    message = r"1 perturbed layers are computed by no .* first \['m.0.o'\]"
+    with pytest.raises(ModelError, match=message):
         population.check_all_hooked()
 
 
@@ -75,11 +167,29 @@ def test_half_a_fused_module_is_refused() -> None:
         population.hook("m.0.qk", ["m.0.q", "m.0.k"])
 
 
-def test_factors_survive_a_file(tmp_path: Path) -> None:
-    save_factors([ONE, TWO], tmp_path / "factors.safetensors")
-    one, two = load_factors(tmp_path / "factors.safetensors")
+def test_a_layer_smaller_than_its_module_is_named() -> None:
+    population = Population([NoiseLayer("m.0.q", 5, 4, 1, 0.5, 0)], 2, torch.float32)
+    with pytest.raises(ModelError, match=r"layer m\.0\.q is 5 x 4, .* computes up to 8 x 4"):
+        population.hook("m.0.q", ["m.0.q"], [Slice(0, 8, 0, 4)])
+
+
+def test_layers_of_different_kinds_do_not_share_a_module() -> None:
+    population = Population([ONE, NoiseLayer("m.0.k", 5, 4, 1, 0.5, 0)], 2, torch.float32)
+    with pytest.raises(ModelError, match=r"m\.0\.qk are perturbed in different ways"):
+        population.hook("m.0.qk", ["m.0.q", "m.0.k"])
+
+
+def test_layers_survive_a_file(tmp_path: Path) -> None:
+    core = CoreLayer("m.0.v", SharedBasis(torch.ones(4, 3), torch.ones(5, 3)), 2, 0.5, 7)
+    noise = NoiseLayer("m.0.k", 5, 4, 1, 0.25, 8)
+    save_factors([ONE, TWO, core, noise], tmp_path / "layers.safetensors")
+    one, two, third, fourth = load_factors(tmp_path / "layers.safetensors")
+    assert isinstance(one, LayerFactors) and isinstance(two, LayerFactors)
     assert (one.name, one.num_moving, two.name, two.num_moving) == ("m.0.q", 3, "m.0.o", 1)
     assert one.basis.core_RR is None and one.base_b_R is None
     assert two.base_b_R is not None and two.basis.core_RR is not None
     assert torch.equal(one.unit_a_R, ONE.unit_a_R)
     assert torch.equal(two.base_b_R, torch.tensor([3.0, 4.0]))
+    assert isinstance(third, CoreLayer) and torch.equal(third.basis.left_OR, torch.ones(5, 3))
+    assert (third.noise_rank, third.unit, third.parameter) == (2, 0.5, 7)
+    assert fourth == noise

@@ -1,6 +1,7 @@
 """The reference engine: each member in a mixed batch is the model with that member's weights."""
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -9,10 +10,12 @@ from transformers import AutoModelForCausalLM
 
 from es_align.config import SpaceConfig
 from es_align.models import resolve_model
-from es_align.spaces import Space, make_space
+from es_align.spaces import Space, layers_for, make_space
+from kernels.matrix_noise import NoiseStream, factor_noise
 from workers.engines.base import EngineSpec, Request
 from workers.engines.torch_engine import TorchEngine
-from workers.population import save_factors
+from workers.layers import CoreLayer, NoiseLayer, PerturbedLayer, save_factors
+from workers.members import NoiseMembers
 from workers.protocol import BASE_MEMBER, Sampling
 from workers.rendering import Renderer
 
@@ -92,6 +95,61 @@ def test_members_of_a_mixed_batch_are_their_materialised_models(
                 logits = model(input_ids=ids).logits[0, -1]
                 assert int(logits.argmax()) == token
                 ids = torch.cat([ids, torch.tensor([[token]])], dim=1)
+
+
+@pytest.mark.parametrize("kind", ["core", "weights"])
+def test_seeded_members_of_a_mixed_batch_are_their_materialised_models(
+    kind: Literal["core", "weights"],
+    model_path: Path,
+    renderer: Renderer,
+    tokens: list[tuple[int, ...]],
+    tmp_path: Path,
+) -> None:
+    layers = layers_for(kind, 2, model_path)
+    save_factors(layers, tmp_path / "layers.safetensors")
+    spec = EngineSpec("torch", model_path, "fp32", tmp_path / "layers.safetensors", 16, 512, 1.0, 1)
+    engine = TorchEngine(spec, renderer)
+    dimension = sum(layer.num_numbers for layer in layers)
+    mean_D = np.random.Generator(np.random.Philox(5)).normal(size=dimension).astype(np.float32)
+    pairs, signs = tuple(m // 2 for m in range(MEMBERS)), (1, -1) * (MEMBERS // 2)
+    engine.set_members(NoiseMembers(11, 4, pairs, signs, SIGMA, mean_D=0.1 * mean_D))
+    requests = [Request(tokens[m % len(tokens)], m, 0) for m in range(MEMBERS)]
+    mixed = engine.logits(requests)
+    answers = engine.generate(requests, Sampling(4))
+    for member in range(MEMBERS):
+        model = AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.float32).eval()
+        start = 0
+        for layer in layers:
+            numbers = 0.1 * mean_D[start : start + layer.num_numbers]
+            start += layer.num_numbers
+            with torch.no_grad():
+                change_OI = written_out(layer, member // 2, signs[member], numbers)
+                model.get_submodule(layer.name).weight += change_OI
+        ids = torch.tensor([requests[member].token_ids])
+        with torch.inference_mode():
+            alone = model(input_ids=ids).logits[0, -1]
+            torch.testing.assert_close(mixed[member], alone, atol=3e-4, rtol=1e-4)
+            for token in answers[member].token_ids:
+                assert int(model(input_ids=ids).logits[0, -1].argmax()) == token
+                ids = torch.cat([ids, torch.tensor([[token]])], dim=1)
+
+
+def written_out(layer: PerturbedLayer, pair: int, sign: int, numbers: np.ndarray) -> torch.Tensor:
+    """The member's change of the weight, from the formula and the reference noise alone."""
+    stream = NoiseStream(11, 4)
+    assert isinstance(layer, CoreLayer | NoiseLayer)
+    rank = layer.noise_rank
+    if isinstance(layer, NoiseLayer):
+        rows, columns = layer.shape
+    else:
+        rows = columns = layer.basis.right_IR.shape[1]
+    left_KO = factor_noise(stream, [pair], 2 * layer.parameter, rank, rows)[0].astype(float)
+    right_KI = factor_noise(stream, [pair], 2 * layer.parameter + 1, rank, columns)[0].astype(float)
+    size = sign * SIGMA * layer.unit / (8 * rank**0.5)
+    if isinstance(layer, NoiseLayer):
+        return torch.from_numpy(size * left_KO.T @ right_KI).float()
+    core = torch.from_numpy(numbers.reshape(rows, rows) + size * right_KI.T @ left_KO)
+    return (layer.basis.left_OR.double() @ core.T @ layer.basis.right_IR.T.double()).float()
 
 
 def test_zero_offsets_and_the_base_row_are_the_model_bit_for_bit(

