@@ -9,12 +9,12 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from es_align.api import evaluate, export, replay, train
+    from es_align.api import evaluate, export, quantize, replay, train
     from es_align.api import evaluate as eval
     from es_align.config import Config
     from es_align.config_loading import load_config
 
-__all__ = ["Config", "eval", "evaluate", "export", "load_config", "replay", "train"]
+__all__ = ["Config", "eval", "evaluate", "export", "load_config", "quantize", "replay", "train"]
 
 _HOMES = {
     "Config": ("es_align.config", "Config"),
@@ -22,6 +22,7 @@ _HOMES = {
     "evaluate": ("es_align.api", "evaluate"),
     "export": ("es_align.api", "export"),
     "load_config": ("es_align.config_loading", "load_config"),
+    "quantize": ("es_align.api", "quantize"),
     "replay": ("es_align.api", "replay"),
     "train": ("es_align.api", "train"),
 }

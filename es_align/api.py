@@ -1,4 +1,4 @@
-"""What the command line does, as functions: train, evaluate, replay, export.
+"""What the command line does, as functions: train, evaluate, replay, export, quantize.
 
 Each checks everything it can before Ray starts or a model loads, and returns a frozen dataclass.
 """
@@ -12,16 +12,19 @@ from es_align.config_loading import apply_overrides
 from es_align.errors import RunFolderError
 from es_align.evaluation import Evaluation, best_of, evaluation_of
 from es_align.exporting import ExportResult, export_adapter
-from es_align.models import resolve_model
+from es_align.layouts import Scheme, check_plain, stored_scheme
+from es_align.models import build_once, find_model, resolve_model
 from es_align.pooling import make_pool
-from es_align.preflight import validate
+from es_align.preflight import validate, validate_quantize
 from es_align.progress import Reporter, SilentReporter
+from es_align.quantizing import QuantizeResult, quantize_model, weight_bytes
 from es_align.rebuild import Replay, mean_at, replay_run
 from es_align.results import EvalResult, TrainResult
 from es_align.rollout import run_one
 from es_align.run_folder import RunFolder, check_new, check_resumable
 from es_align.session import begin_run, resume_run
 from es_align.spaces import load_space
+from es_align.stored_weights import StoredWeights
 from es_align.tasks import Task, make_task
 from es_align.training import run_training
 
@@ -129,8 +132,37 @@ def export(run: str | Path, out: str | Path, *, generation: int | None = None) -
         raise RunFolderError(f"{target} exists already; name a new folder")
     config = folder.read_config()
     at = best_generation(folder) if generation is None else generation
-    model = resolve_model(config.model, "bf16")
+    model = resolve_model(config.model, config.precision)
     return export_adapter(folder, config, model, at, target, is_replaced=True)
+
+
+def quantize(
+    model: str, out: str | Path, scheme: Scheme, *, group_size: int | None = None
+) -> QuantizeResult:
+    """Write a model as a compressed-tensors checkpoint: int8 (W8A8) or int4 (W4A16).
+
+    Raises ConfigError if `out` is not empty or the group size is of no use, ModelError if the model
+    is quantised already or a layer's width is no multiple of the group size.
+    """
+    target = Path(out)
+    validate_quantize(model, target, scheme, group_size)
+    source = find_model(model)
+    check_plain(model, stored_scheme(source))
+    StoredWeights(source).check()
+    started = time.perf_counter()
+    if target.is_dir():
+        target.rmdir()
+    sizes: list[int | None] = []
+    build_once(target, lambda f: sizes.append(quantize_model(source, f, scheme, group_size)))
+    return QuantizeResult(
+        model=model,
+        out=str(target),
+        scheme=scheme,
+        group_size=sizes[0],
+        bytes_before=weight_bytes(source),
+        bytes_after=weight_bytes(target),
+        seconds=time.perf_counter() - started,
+    )
 
 
 def best_generation(folder: RunFolder) -> int:

@@ -3,28 +3,29 @@
 Conversions and quantised forms are made once, in a temporary folder that is renamed into the
 cache when complete, so a killed run never leaves half a model. The full-precision weights
 stay the reference: bases are computed from them and adapters are exported for them, whatever
-the engine runs.
+the engine runs. Of a checkpoint that comes quantised (`es_align.layouts`) the dequantised
+weights take their place.
 """
 
 import hashlib
-import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from safetensors import safe_open
 
 from es_align.bundled import BUNDLED_MODELS
 from es_align.config import Precision
 from es_align.errors import ConfigError, ModelError
-from es_align.quantize import quantize_model
+from es_align.layouts import check_precision, stored_scheme
+from es_align.quantizing import quantize_model
+from es_align.stored_weights import StoredWeights
+from kernels.cache import cache_root
 
-CACHE_VARIABLE = "ES_ALIGN_CACHE"
 CACHE_FORMAT = 1  # raised when what the cache holds is made differently
 HUB_PATTERNS = (
     "*.safetensors",
@@ -34,7 +35,6 @@ HUB_PATTERNS = (
     "tokenizer*",
     "*.model",
 )
-FLOAT_TYPES = {"F64", "F32", "F16", "BF16"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,36 +42,43 @@ class ModelPaths:
     """One model on this machine."""
 
     name: str  # as the user wrote it, a directory as an absolute path
-    reference: Path  # full precision: bases, export
+    source: Path  # as it was found: full precision, or quantised already
     engine: Path  # what the engine loads, in the asked precision
 
-
-def cache_root() -> Path:
-    """Folder for converted models: $ES_ALIGN_CACHE, else ~/.cache/es-align."""
-    chosen = os.environ.get(CACHE_VARIABLE)
-    return Path(chosen) if chosen else Path.home() / ".cache" / "es-align"
+    @property
+    def reference(self) -> Path:
+        """Full precision: bases, export. Of a quantised checkpoint a dequantised copy, made at
+        the first call.
+        """
+        if stored_scheme(self.source) is None:
+            return self.source
+        return _made_from(self.source, "dequantised", StoredWeights(self.source).write_plain)
 
 
 def resolve_model(name: str, precision: Precision) -> ModelPaths:
     """Find, fetch or convert the model, and quantise it if asked.
 
-    Raises ModelError if it does not exist, cannot be fetched,
-    or holds no plain floating-point weights.
+    Raises ModelError if it does not exist, cannot be fetched, or is quantised in a way that cannot
+    be run; ConfigError if it is quantised and `precision` is another.
     """
-    reference = _reference_path(name)
+    source = find_model(name)
     if Path(name).is_dir() and name not in BUNDLED_MODELS:
         name = str(Path(name).resolve())
-    if precision in ("fp32", "bf16"):
-        return ModelPaths(name, reference, reference)
-    check_float_weights(reference)
-    identity = f"{reference.resolve()}|{_fingerprint(reference)}"
-    key = hashlib.sha256(identity.encode()).hexdigest()[:12]
-    target = cache_root() / f"v{CACHE_FORMAT}" / f"{reference.name}-{key}-{precision}"
-    engine = build_once(target, lambda folder: quantize_model(reference, folder, precision))
-    return ModelPaths(name, reference, engine)
+    scheme = stored_scheme(source)
+    check_precision(name, scheme, precision)
+    if any(source.glob("*.safetensors")):
+        StoredWeights(source).check()
+    if scheme is not None or precision in ("fp32", "bf16"):
+        return ModelPaths(name, source, source)
+    engine = _made_from(source, precision, lambda f: quantize_model(source, f, precision))
+    return ModelPaths(name, source, engine)
 
 
-def _reference_path(name: str) -> Path:
+def find_model(name: str) -> Path:
+    """Folder of a bundled model, a directory, or a hub id's snapshot; fetched or made if need be.
+
+    Raises ModelError if there is none.
+    """
     if name in BUNDLED_MODELS:
         target = cache_root() / f"v{CACHE_FORMAT}" / name
         return build_once(target, BUNDLED_MODELS[name])
@@ -96,12 +103,22 @@ def _from_hub(name: str) -> Path:
         ) from error
 
 
-def build_once(target: Path, build: Callable[[Path], None]) -> Path:
+def _made_from(source: Path, form: str, build: Callable[[Path], object]) -> Path:
+    """The cached form of a checkpoint; a checkpoint that was overwritten has another place."""
+    identity = f"{source.resolve()}|{_fingerprint(source)}"
+    key = hashlib.sha256(identity.encode()).hexdigest()[:12]
+    return build_once(cache_root() / f"v{CACHE_FORMAT}" / f"{source.name}-{key}-{form}", build)
+
+
+def build_once(target: Path, build: Callable[[Path], object]) -> Path:
     """Make `target` by `build(folder)` unless it is there; complete or not at all."""
     if target.is_dir():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    # Made inside the private folder, so that the result has the permissions of any other.
+    private = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    folder = private / target.name
+    folder.mkdir()
     try:
         build(folder)
         try:
@@ -110,7 +127,7 @@ def build_once(target: Path, build: Callable[[Path], None]) -> Path:
             if not target.is_dir():  # anything but another process having been faster
                 raise
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(private, ignore_errors=True)
     return target
 
 
@@ -122,54 +139,20 @@ def _fingerprint(path: Path) -> str:
     )
 
 
-def weight_headers(path: Path) -> Mapping[str, tuple[Path, str, tuple[int, ...]]]:
-    """File, safetensors dtype and shape of every tensor of a checkpoint; no weights are read.
-
-    Raises ModelError if there are no safetensors files.
-    """
-    files = sorted(path.glob("*.safetensors"))
-    if not files:
-        raise ModelError(
-            f"model {path} has no .safetensors weights; "
-            "convert it with transformers' save_pretrained"
-        )
-    headers = {}
-    for file in files:
-        with safe_open(file, framework="pt") as tensors:
-            for key in tensors.keys():  # noqa: SIM118 (safe_open is no dict)
-                part = tensors.get_slice(key)
-                headers[key] = (file, part.get_dtype(), tuple(part.get_shape()))
-    return headers
-
-
-def check_float_weights(path: Path) -> None:
-    """Raise ModelError if the checkpoint is quantised already."""
-    for key, (_, dtype, shape) in weight_headers(path).items():
-        if len(shape) == 2 and dtype not in FLOAT_TYPES:
-            raise ModelError(
-                f"model {path} is quantised already ({key} is {dtype}); "
-                "name its full-precision original as model"
-            )
-
-
 def linear_shapes(path: Path) -> dict[str, tuple[int, int]]:
     """`(out, in)` features of every matrix of the checkpoint, by layer name."""
-    return {
-        key.removesuffix(".weight"): (shape[0], shape[1])
-        for key, (_, _, shape) in weight_headers(path).items()
-        if key.endswith(".weight") and len(shape) == 2
-    }
+    return StoredWeights(path).shapes()
 
 
 def linear_weights(path: Path, targets: Sequence[str]) -> Iterator[tuple[str, torch.Tensor]]:
-    """Name and weight (out x in) of every linear layer whose last name part is in `targets`,
-    in name order.
+    """Name and weight (out x in, dequantised) of every linear layer whose last name part is in
+    `targets`, in name order.
 
     Raises ConfigError naming a target that matches nothing.
     """
-    check_float_weights(path)
-    headers = weight_headers(path)
-    shapes = linear_shapes(path)
+    stored = StoredWeights(path)
+    stored.check()
+    shapes = stored.shapes()
     found = {target: [n for n in shapes if n.rpartition(".")[2] == target] for target in targets}
     for target, names in found.items():
         if not names:
@@ -181,8 +164,7 @@ def linear_weights(path: Path, targets: Sequence[str]) -> Iterator[tuple[str, to
                 f"its layers are {', '.join(known)}"
             )
     for name in sorted((n for names in found.values() for n in names), key=_natural):
-        with safe_open(headers[f"{name}.weight"][0], framework="pt") as tensors:
-            yield name, tensors.get_tensor(f"{name}.weight")
+        yield name, stored.matrix(name)
 
 
 def _natural(name: str) -> list[tuple[int, str]]:

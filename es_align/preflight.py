@@ -12,6 +12,7 @@ from pathlib import Path
 from es_align.config import Config, StrategyConfig
 from es_align.config_errors import nearest
 from es_align.errors import ConfigError, DataError, ModelError
+from es_align.layouts import GROUP_SIZES, Scheme, check_plain, check_precision, stored_scheme
 
 # Named here too because es_align.bundled, which builds them, imports torch; a test compares both.
 BUNDLED_NAMES = ("smollm2-135m-instruct", "tiny")
@@ -27,8 +28,31 @@ def validate(config: Config) -> None:
     _check_precision(config)
     _check_workers(config)
     _check_model(config.model)
+    if _is_folder(config.model):
+        check_precision(config.model, stored_scheme(Path(config.model)), config.precision)
     _check_adapter(config)
     _check_task_data(config)
+
+
+def validate_quantize(model: str, out: Path, scheme: Scheme, group_size: int | None) -> None:
+    """Refuse what `es_align.api.quantize` cannot do, before anything is loaded.
+
+    Raises ConfigError or ModelError naming the value, the limit and the next step.
+    """
+    if scheme == "int8" and group_size is not None:
+        raise ConfigError(
+            f"group_size={group_size} is for int4: int8 has one scale an output channel; "
+            "leave it out, or use scheme int4"
+        )
+    if group_size is not None and group_size not in GROUP_SIZES:
+        raise ConfigError(
+            f"group_size={group_size} is not supported; use {', '.join(map(str, GROUP_SIZES))}"
+        )
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"{out} exists and is not empty; name a new folder")
+    _check_model(model)
+    if _is_folder(model):
+        check_plain(model, stored_scheme(Path(model)))
 
 
 def uses_pairs(strategy: StrategyConfig) -> bool:
@@ -120,6 +144,10 @@ def _check_workers(config: Config) -> None:
             "workers.engine=vllm but vLLM is not installed; run `make setup`, or set "
             "workers.engine=torch (with precision bf16 or fp32)"
         )
+
+
+def _is_folder(model: str) -> bool:
+    return model not in BUNDLED_NAMES and Path(model).is_dir()
 
 
 def _check_model(name: str) -> None:
