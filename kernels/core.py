@@ -92,7 +92,7 @@ class CoreNoise:
             parts = []
             for index, width in enumerate(self.basis.widths):
                 if member < 0:
-                    parts.append(torch.zeros(width, dtype=torch.float64))
+                    parts.append(torch.zeros(width, dtype=torch.float64, device=x_TI.device))
                     continue
                 right_IR, left_OR = self.basis.in_float64(index)
                 pair = int(self.pair_M[member])

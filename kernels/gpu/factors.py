@@ -2,8 +2,7 @@
 
 Made factors follow the layout of `kernels.matrix_noise` and are the same integers as stored ones. A
 Philox call gives 4 columns of binomial noise or 128 of +-1, so tiles begin at multiples of those in
-the whole factor; a shard that begins in between starts its first tile early (its phase) and
-drops the surplus columns. That way each block is made once in a tile, by one thread.
+the whole factor; a shard that begins in between starts its first tile early (its phase).
 
 Parameter 2 p + 1 of the counter is the right factor of the slice with parameter p, 2 p the left.
 
@@ -21,7 +20,6 @@ from kernels.gpu.philox import binomial_from_word, philox4x32, rademacher_from_w
 from kernels.matrix_noise import BLOCK_COLUMNS, NoiseStream, plan_fill
 from kernels.noise import Purpose
 from kernels.perturbation import Slice
-from kernels.philox import WORD_BITS, WORD_MASK
 
 MadeKind = Literal["binomial", "rademacher"]
 
@@ -66,19 +64,16 @@ def noise_origin(
     sees each new generation. Raises ValueError if a number does not fit the counter or the slices
     do not share their columns.
     """
-    stream = NoiseStream(0, 0, kind)
+    stream, fields = NoiseStream(0, 0, kind), []
     for parameter, part, (num_rows, num_columns) in zip(parameters, slices, shapes, strict=True):
         rows = (part.first_row, part.first_row + part.num_rows)
         plan_fill(stream, (), 2 * parameter, 1, num_rows, rows)
         columns = (part.first_column, part.first_column + part.num_columns)
         plan_fill(stream, (), 2 * parameter + 1, 1, num_columns, columns)
+        fields.append((parameter, part.first_row, num_rows, part.first_column, num_columns))
     shared = {(s.first_column, s.num_columns, c) for s, (_, c) in zip(slices, shapes, strict=True)}
     if len(shared) != 1:
         raise ValueError(f"slices of one module share their input columns; given {sorted(shared)}")
-    fields = [
-        (parameter, part.first_row, num_rows, part.first_column, num_columns)
-        for parameter, part, (num_rows, num_columns) in zip(parameters, slices, shapes, strict=True)
-    ]
     block = BLOCK_COLUMNS[kind]
     return NoiseOrigin(
         state_3,
@@ -91,9 +86,12 @@ def noise_origin(
 
 
 def write_noise_state(state_3: torch.Tensor, seed: int, generation: int) -> torch.Tensor:
-    """Set the seed and generation that captured kernels read; int64 (3,), returned."""
-    words = (seed & WORD_MASK, seed >> WORD_BITS, generation)
-    return state_3.copy_(torch.tensor(words, dtype=torch.int64))
+    """Set the seed and generation that captured kernels read; int64 (3,), returned.
+
+    To be called between replays, not in a capture. Raises ValueError beyond 64 and 32 bits.
+    """
+    plan = plan_fill(NoiseStream(seed, generation), (), 0, 1, 1)
+    return state_3.copy_(torch.tensor((*plan.key, plan.generation), dtype=torch.int64))
 
 
 @triton.jit

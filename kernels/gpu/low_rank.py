@@ -74,8 +74,9 @@ def add_low_rank_made_(
 ) -> torch.Tensor:
     """`add_low_rank_` with the noise made in the kernels; the layer's tables stay unread.
 
-    Seed, generation and pairs are read on the device, from `origin.state_3` and
-    `origin.pair_ids_N`: write new ones in place and a captured graph uses them.
+    Seed, generation and pairs change every generation, so they are no launch arguments: the kernels
+    read them from `origin.state_3` and `origin.pair_ids_N`. Write new ones in place and a captured
+    graph uses them.
     """
     return _add(layer, origin, y_TO, x_TI, member_T, form)
 

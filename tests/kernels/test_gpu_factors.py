@@ -139,3 +139,7 @@ def test_origins_that_do_not_fit_are_refused() -> None:
     for message, parameters, slices in refused:
         with pytest.raises(ValueError, match=message):
             noise_origin(state_3, ids, "binomial", parameters, slices, SHAPES)
+    for seed, generation in ((2**64, 0), (-1, 0), (0, 2**32)):
+        with pytest.raises(ValueError, match="does not fit the noise counter"):
+            write_noise_state(state_3, seed, generation)
+    assert write_noise_state(state_3, 2**33 + 5, 7).tolist() == [5, 2, 7]
