@@ -1,0 +1,1 @@
+"""Measurements a user can repeat: what a population costs beside the unmodified engine."""
