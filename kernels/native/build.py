@@ -1,4 +1,4 @@
-"""Compiles `population.cpp` with the machine's C++ compiler, once, into the cache.
+"""Compiles the C++ sources beside it with the machine's compiler, once, into the cache.
 
 Instruction sets differ between machines that may share a home directory, so the file's name carries
 the processor's flags beside the source and the compiler. Without a compiler (or with
@@ -20,7 +20,7 @@ import torch  # first: the library must find torch's OpenMP runtime, not bring i
 from kernels.cache import cache_root
 from kernels.compiler import COMPILERS, find_compiler
 
-SOURCE = Path(__file__).with_name("population.cpp")
+SOURCES = tuple(Path(__file__).with_name(f"{name}.cpp") for name in ("population", "integers"))
 SWITCH = "ES_ALIGN_NATIVE"
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-fopenmp", "-shared", "-fPIC")
 COMPILE_TIMEOUT_S = 120
@@ -46,10 +46,9 @@ def library() -> ctypes.CDLL | None:
     except (OSError, subprocess.SubprocessError) as error:
         output = getattr(error, "stderr", "") or ""
         logger.warning(
-            "%s cannot build %s, so the population's CPU kernels run on their slower torch path: "
-            "%s %s",
+            "%s cannot build kernels/native, so the population's CPU kernels run on their slower "
+            "torch path: %s %s",
             compiler,
-            SOURCE.name,
             error,
             output[-500:],
         )
@@ -60,7 +59,8 @@ def _compiled(compiler: str) -> Path:
     version = subprocess.run(
         [compiler, "--version"], capture_output=True, text=True, check=True, timeout=30
     ).stdout
-    identity = [SOURCE.read_text(), compiler, version, " ".join(FLAGS), _processor_flags()]
+    texts = [source.read_text() for source in SOURCES]
+    identity = [*texts, compiler, version, " ".join(FLAGS), _processor_flags()]
     name = hashlib.sha256("\0".join([*identity, torch.__version__]).encode()).hexdigest()[:16]
     target = cache_root() / "native" / f"population-{name}.so"
     if target.is_file():
@@ -69,7 +69,7 @@ def _compiled(compiler: str) -> Path:
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         built = Path(folder) / target.name
         subprocess.run(
-            [compiler, *FLAGS, str(SOURCE), "-o", str(built)],
+            [compiler, *FLAGS, *map(str, SOURCES), "-o", str(built)],
             capture_output=True,
             text=True,
             check=True,
