@@ -354,11 +354,12 @@ def model_for_vllm(tmp_path: Path) -> Path:
     folder = tmp_path / "model"
     folder.mkdir()
     build_tiny(folder)
-    wider = {"hidden_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 32}
-    config = LlamaConfig.from_pretrained(folder).to_dict() | wider
+    config = LlamaConfig.from_pretrained(
+        folder, hidden_size=64, num_attention_heads=2, num_key_value_heads=1, head_dim=32
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        LlamaForCausalLM(LlamaConfig(**config)).save_pretrained(folder)
+        LlamaForCausalLM(config).save_pretrained(folder)
     return folder
 
 

@@ -57,7 +57,7 @@ def check_settings(settings: BenchSettings) -> None:
             raise ConfigError(f"{_option(name)}={getattr(settings, name)} must be at least 1")
     if settings.stock_slots is not None and settings.stock_slots < 1:
         raise ConfigError(
-            f"--stock-slots={settings.stock_slots} must be at least 1; leave it out for one a member"
+            f"--stock-slots={settings.stock_slots} must be at least 1, or left out: one a member"
         )
     for name in ("kv_cache_gb", "sigma"):
         if not getattr(settings, name) > 0:
