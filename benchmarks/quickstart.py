@@ -12,7 +12,6 @@ import argparse
 import datetime
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -20,6 +19,7 @@ import tempfile
 from pathlib import Path
 
 from es_align.session import versions
+from kernels.processor import read_processor
 
 CONFIG = Path(__file__).resolve().parent.parent / "configs" / "quickstart.yaml"
 
@@ -46,12 +46,7 @@ def run(seed: int, folder: Path, overrides: list[str]) -> dict:
 
 def processor() -> str:
     """Name and number of the cores this process may use."""
-    names = [
-        line.partition(":")[2].strip()
-        for line in Path("/proc/cpuinfo").read_text().splitlines()
-        if line.startswith("model name")
-    ]
-    return f"{names[0] if names else platform.processor()}, {len(os.sched_getaffinity(0))} cores"
+    return f"{read_processor().name}, {len(os.sched_getaffinity(0))} cores"
 
 
 def main() -> None:

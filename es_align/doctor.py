@@ -16,6 +16,7 @@ from rich.text import Text
 
 from es_align.shadowing import foreign_kernels, shadowing_kernels
 from kernels.compiler import find_compiler
+from kernels.processor import read_processor
 
 # First version tested, and the first one that is not; a test holds them against constraints.txt.
 TESTED = {
@@ -157,9 +158,7 @@ def _check_bundled_model() -> Check:
 
 def _check_processor() -> Check:
     num_cores = len(os.sched_getaffinity(0))
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    flags = {flag for line in lines if line.startswith("flags") for flag in line.split()}
+    flags = read_processor().flags
     present = [flag for flag in FLAGS if flag in flags]
     detail = f"{num_cores} cores, {', '.join(present) or 'none of ' + ', '.join(FLAGS)}"
     missing = [f"{flag} ({use})" for flag, use in FLAGS.items() if flag not in flags]

@@ -15,15 +15,14 @@ noise, _M members, _N pairs.
 import torch
 
 from kernels import native
-from kernels.perturbation import choose_path
+from kernels.perturbation import PairNoise
 from kernels.shared_basis import FusedBasis
 
 
-class CoreNoise:
-    """The mean's core of a module and every pair's noise on it.
+class CoreNoise(PairNoise):
+    """The mean's core of a module and every pair's noise on it, `left_NSKR` and `right_NSKR`.
 
-    `left_NSKR` and `right_NSKR` are int8; `coefficient_MS` is fp32 with one row of zeros at the
-    end; `pair_M` is int32 and gives the row of each member's pair.
+    Rows of NOBODY get nothing, not even the mean's core: they are the base model.
     """
 
     def __init__(
@@ -37,46 +36,30 @@ class CoreNoise:
             max_pairs, slices, noise_rank, rank, dtype=torch.int8, device=device
         )
         self.right_NSKR = torch.zeros_like(self.left_NSKR)
-        self.pair_M = torch.zeros(max_members + 1, dtype=torch.int32, device=device)
-        self.coefficient_MS = torch.zeros(max_members + 1, slices, device=device)
-        self._native: native.SharedBasisCall | None = None
+        super().__init__(self.left_NSKR, self.right_NSKR, slices, max_members)
 
-    @property
-    def max_pairs(self) -> int:
-        """Pairs there is room for."""
-        return len(self.left_NSKR)
+    def _add_by_triton(
+        self, y_TO: torch.Tensor, x_TI: torch.Tensor, member_T: torch.Tensor
+    ) -> torch.Tensor:
+        from kernels.gpu.core import add_core_noise_
 
-    @property
-    def member_bytes(self) -> int:
-        """Bytes of the pairs' factors and the members' coefficients."""
-        tables = (self.left_NSKR, self.right_NSKR, self.pair_M, self.coefficient_MS)
-        return sum(table.nbytes for table in tables)
+        return add_core_noise_(self, y_TO, x_TI, member_T)
 
-    def add_(self, y_TO: torch.Tensor, x_TI: torch.Tensor, member_T: torch.Tensor) -> torch.Tensor:
-        """Add every row's perturbation (see `kernels.perturbation.Perturbation.add_`).
+    def _bind_native(self) -> native.NativeCall:
+        return native.SharedBasisCall(
+            self.basis.right_QI,
+            self.basis.left_OR,
+            self.basis.widths,
+            core_SRR=self.core_SRR,
+            noise_left_NSKR=self.left_NSKR,
+            noise_right_NSKR=self.right_NSKR,
+            pair_M=self.pair_M,
+            coefficient_MS=self.coefficient_MS,
+        )
 
-        Rows of NOBODY get nothing, not even the mean's core: they are the base model.
-        """
-        if self._native is not None and x_TI.dtype == torch.bfloat16:
-            return self._native.add_(y_TO, x_TI, member_T)
-        path = choose_path(x_TI)
-        if path == "triton":
-            from kernels.gpu.core import add_core_noise_
-
-            return add_core_noise_(self, y_TO, x_TI, member_T)
-        if path == "native":
-            self._native = native.SharedBasisCall(
-                self.basis.right_QI,
-                self.basis.left_OR,
-                self.basis.widths,
-                core_SRR=self.core_SRR,
-                noise_left_NSKR=self.left_NSKR,
-                noise_right_NSKR=self.right_NSKR,
-                pair_M=self.pair_M,
-                coefficient_MS=self.coefficient_MS,
-            )
-            return self._native.add_(y_TO, x_TI, member_T)
-        member_T = member_T[: len(x_TI)]
+    def _add_by_torch(
+        self, y_TO: torch.Tensor, x_TI: torch.Tensor, member_T: torch.Tensor
+    ) -> torch.Tensor:
         hidden_TSR = self.basis.project(x_TI)
         pair_T = self.pair_M[member_T]
         mixed_TSR = torch.einsum("tsr,srq->tsq", hidden_TSR, self.core_SRR)

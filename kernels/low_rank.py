@@ -16,15 +16,13 @@ from collections.abc import Sequence
 import torch
 
 from kernels import native
-from kernels.perturbation import choose_path
+from kernels.perturbation import PairNoise
 
 
-class LowRankNoise:
-    """The factors of every pair for one module.
+class LowRankNoise(PairNoise):
+    """The factors of every pair for one module, `left_NKO` and `right_NSKI`.
 
-    `right_NSKI` (the slices share the input but not the noise) and `left_NKO` are int8;
-    `coefficient_MS` is fp32 with one row of zeros at the end, which NOBODY picks; `pair_M` is int32
-    and gives the row of each member's pair.
+    The slices share the input but not the noise.
     """
 
     def __init__(
@@ -45,36 +43,23 @@ class LowRankNoise:
         self.left_NKO = torch.zeros(
             max_pairs, noise_rank, out_features, dtype=torch.int8, device=device
         )
-        self.pair_M = torch.zeros(max_members + 1, dtype=torch.int32, device=device)
-        self.coefficient_MS = torch.zeros(max_members + 1, slices, device=device)
-        self._native: native.LowRankCall | None = None
+        super().__init__(self.left_NKO, self.right_NSKI, slices, max_members)
 
-    @property
-    def max_pairs(self) -> int:
-        """Pairs there is room for."""
-        return len(self.left_NKO)
+    def _add_by_triton(
+        self, y_TO: torch.Tensor, x_TI: torch.Tensor, member_T: torch.Tensor
+    ) -> torch.Tensor:
+        from kernels.gpu.low_rank import add_low_rank_
 
-    @property
-    def member_bytes(self) -> int:
-        """Bytes of the pairs' factors and the members' coefficients."""
-        tables = (self.left_NKO, self.right_NSKI, self.pair_M, self.coefficient_MS)
-        return sum(table.nbytes for table in tables)
+        return add_low_rank_(self, y_TO, x_TI, member_T)
 
-    def add_(self, y_TO: torch.Tensor, x_TI: torch.Tensor, member_T: torch.Tensor) -> torch.Tensor:
-        """Add every row's perturbation (see `kernels.perturbation.Perturbation.add_`)."""
-        if self._native is not None and x_TI.dtype == torch.bfloat16:
-            return self._native.add_(y_TO, x_TI, member_T)
-        path = choose_path(x_TI)
-        if path == "triton":
-            from kernels.gpu.low_rank import add_low_rank_
+    def _bind_native(self) -> native.NativeCall:
+        return native.LowRankCall(
+            self.right_NSKI, self.left_NKO, self.widths, self.pair_M, self.coefficient_MS
+        )
 
-            return add_low_rank_(self, y_TO, x_TI, member_T)
-        if path == "native":
-            self._native = native.LowRankCall(
-                self.right_NSKI, self.left_NKO, self.widths, self.pair_M, self.coefficient_MS
-            )
-            return self._native.add_(y_TO, x_TI, member_T)
-        member_T = member_T[: len(x_TI)]
+    def _add_by_torch(
+        self, y_TO: torch.Tensor, x_TI: torch.Tensor, member_T: torch.Tensor
+    ) -> torch.Tensor:
         pair_T, x_float_TI = self.pair_M[member_T], x_TI.float()
         start = 0
         for index, width in enumerate(self.widths):

@@ -9,6 +9,7 @@ path that runs anywhere, a compiled path for CPUs (`kernels.native`) and a Trito
 Shape suffixes: _T rows (tokens), _I in features, _O out features, _M members.
 """
 
+from abc import ABC, abstractmethod
 from typing import Literal, NamedTuple, Protocol
 
 import torch
@@ -62,3 +63,62 @@ def choose_path(x_TI: torch.Tensor) -> Path:
     if x_TI.dtype == torch.bfloat16 and native.library() is not None:
         return "native"
     return "torch"
+
+
+class BatchedForward(ABC):
+    """A perturbation's three implementations, one of which serves a call (`choose_path`)."""
+
+    def __init__(self) -> None:
+        self._native: native.NativeCall | None = None  # made by the first call that needs it
+
+    def add_(self, y_TO: torch.Tensor, x_TI: torch.Tensor, member_T: torch.Tensor) -> torch.Tensor:
+        """Add every row's perturbation to `y_TO` in place (see `Perturbation.add_`)."""
+        if self._native is not None and x_TI.dtype == torch.bfloat16:
+            return self._native.add_(y_TO, x_TI, member_T)
+        path = choose_path(x_TI)
+        if path == "triton":
+            return self._add_by_triton(y_TO, x_TI, member_T)
+        if path == "native":
+            self._native = self._bind_native()
+            return self._native.add_(y_TO, x_TI, member_T)
+        return self._add_by_torch(y_TO, x_TI, member_T[: len(x_TI)])
+
+    @abstractmethod
+    def _add_by_triton(
+        self, y_TO: torch.Tensor, x_TI: torch.Tensor, member_T: torch.Tensor
+    ) -> torch.Tensor: ...
+
+    @abstractmethod
+    def _bind_native(self) -> native.NativeCall: ...
+
+    @abstractmethod
+    def _add_by_torch(
+        self, y_TO: torch.Tensor, x_TI: torch.Tensor, member_T: torch.Tensor
+    ) -> torch.Tensor: ...
+
+
+class PairNoise(BatchedForward):
+    """int8 factors of every pair, and which pair and coefficient each member has.
+
+    `coefficient_MS` is fp32 with one row of zeros at the end, which NOBODY picks; `pair_M` is int32
+    and gives the row of each member's pair in `left` and `right`.
+    """
+
+    def __init__(
+        self, left: torch.Tensor, right: torch.Tensor, num_slices: int, max_members: int
+    ) -> None:
+        super().__init__()
+        self._factors = (left, right)
+        device = left.device
+        self.pair_M = torch.zeros(max_members + 1, dtype=torch.int32, device=device)
+        self.coefficient_MS = torch.zeros(max_members + 1, num_slices, device=device)
+
+    @property
+    def max_pairs(self) -> int:
+        """Pairs there is room for."""
+        return len(self._factors[0])
+
+    @property
+    def member_bytes(self) -> int:
+        """Bytes of the pairs' factors and the members' coefficients."""
+        return sum(table.nbytes for table in (*self._factors, self.pair_M, self.coefficient_MS))

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import torch
 
 from kernels import native
-from kernels.perturbation import Slice, choose_path
+from kernels.perturbation import BatchedForward, Slice
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +52,7 @@ class FusedBasis:
         """Raises ValueError if one-factor and two-factor layers are mixed."""
         if len({basis.core_RR is None for basis in bases}) > 1:
             raise ValueError("cannot fuse one-factor and two-factor layers")
-        ranks = [basis.right_IR.shape[1] for basis in bases]
-        self.rank = max(ranks)
+        self.rank = max(basis.right_IR.shape[1] for basis in bases)
         self.widths = [part.num_rows for part in slices]
         first, stop = slices[0].first_column, slices[0].first_column + slices[0].num_columns
         self.right_QI = torch.cat(
@@ -70,7 +69,6 @@ class FusedBasis:
         if cores:
             self.core_SRR = torch.stack([_pad(_pad(c, self.rank).T, self.rank).T for c in cores])
             self.core_SRR = self.core_SRR.to(device, torch.float32).contiguous()
-        self.ranks = ranks
 
     @property
     def num_slices(self) -> int:
@@ -100,15 +98,15 @@ class FusedBasis:
         return self.right_QI[rows].T.double(), left_OR.double()
 
 
-class ScaledBasis:
+class ScaledBasis(BatchedForward):
     """Every member's own scales on the directions of a module (see the module's formulas)."""
 
     def __init__(self, basis: FusedBasis, max_members: int) -> None:
+        super().__init__()
         self.basis = basis
         shape = (max_members + 1, basis.num_slices, basis.rank)
         self.scale_a_MSR = torch.zeros(shape, device=basis.left_OR.device)
         self.scale_b_MSR = None if basis.core_SRR is None else torch.zeros_like(self.scale_a_MSR)
-        self._native: native.SharedBasisCall | None = None
 
     def set_scales(
         self, index: int, scale_a_MR: torch.Tensor, scale_b_MR: torch.Tensor | None
@@ -125,26 +123,26 @@ class ScaledBasis:
         tables = [self.scale_a_MSR, self.scale_b_MSR]
         return sum(table.nbytes for table in tables if table is not None)
 
-    def add_(self, y_TO: torch.Tensor, x_TI: torch.Tensor, member_T: torch.Tensor) -> torch.Tensor:
-        """Add every row's perturbation (see `kernels.perturbation.Perturbation.add_`)."""
-        if self._native is not None and x_TI.dtype == torch.bfloat16:
-            return self._native.add_(y_TO, x_TI, member_T)
-        path = choose_path(x_TI)
-        if path == "triton":
-            from kernels.gpu.shared_basis import add_scaled_basis_
+    def _add_by_triton(
+        self, y_TO: torch.Tensor, x_TI: torch.Tensor, member_T: torch.Tensor
+    ) -> torch.Tensor:
+        from kernels.gpu.shared_basis import add_scaled_basis_
 
-            return add_scaled_basis_(self, y_TO, x_TI, member_T)
-        if path == "native":
-            self._native = native.SharedBasisCall(
-                self.basis.right_QI,
-                self.basis.left_OR,
-                self.basis.widths,
-                core_SRR=self.basis.core_SRR,
-                scale_a_MSR=self.scale_a_MSR,
-                scale_b_MSR=self.scale_b_MSR,
-            )
-            return self._native.add_(y_TO, x_TI, member_T)
-        member_T = member_T[: len(x_TI)]
+        return add_scaled_basis_(self, y_TO, x_TI, member_T)
+
+    def _bind_native(self) -> native.NativeCall:
+        return native.SharedBasisCall(
+            self.basis.right_QI,
+            self.basis.left_OR,
+            self.basis.widths,
+            core_SRR=self.basis.core_SRR,
+            scale_a_MSR=self.scale_a_MSR,
+            scale_b_MSR=self.scale_b_MSR,
+        )
+
+    def _add_by_torch(
+        self, y_TO: torch.Tensor, x_TI: torch.Tensor, member_T: torch.Tensor
+    ) -> torch.Tensor:
         hidden_TSR = self.basis.project(x_TI) * self.scale_a_MSR[member_T]
         if self.basis.core_SRR is not None and self.scale_b_MSR is not None:
             hidden_TSR = torch.einsum("tsr,srq->tsq", hidden_TSR, self.basis.core_SRR)

@@ -1,15 +1,15 @@
 """What the figures of a bench were measured on."""
 
 import os
-import platform
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from kernels.processor import PROCESSOR_INFO, read_processor
+
 # What decides which kernels vLLM chooses on a processor.
 FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_int8")
-PROCESSOR_INFO = Path("/proc/cpuinfo")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +27,10 @@ class Hardware:
 
 def find_hardware(info: Path = PROCESSOR_INFO) -> Hardware:
     """This machine."""
-    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
-    pairs = [line.partition(":") for line in lines]
-    names = [value.strip() for key, _, value in pairs if key.strip() == "model name"]
-    found = {flag for key, _, value in pairs if key.strip() == "flags" for flag in value.split()}
+    processor = read_processor(info)
     return Hardware(
-        cpu=names[0] if names else platform.processor() or platform.machine(),
+        cpu=processor.name,
         num_cores=len(os.sched_getaffinity(0)),
-        flags=tuple(flag for flag in FLAGS if flag in found),
+        flags=tuple(flag for flag in FLAGS if flag in processor.flags),
         gpus=tuple(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())),
     )

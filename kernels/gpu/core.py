@@ -23,15 +23,19 @@ from kernels.gpu.common import (
     NOBODY,
     Form,
     check,
-    dot_precision,
     launch,
     load_members,
     load_pairs,
     locate_block,
-    padded,
     sum_partials,
 )
-from kernels.gpu.directions import add_expanded, choose_blocks, output_grid, project
+from kernels.gpu.directions import (
+    add_expanded,
+    choose_blocks,
+    expansion_constants,
+    output_grid,
+    project,
+)
 
 if TYPE_CHECKING:
     from kernels.core import CoreNoise
@@ -69,16 +73,8 @@ def add_core_noise_(
         layer.pair_M,
         layer.coefficient_MS,
         num_rows,
-        WIDTHS=tuple(basis.widths),
-        PHASES=(0,) * basis.num_slices,
-        SLICES=basis.num_slices,
-        RANK=basis.rank,
-        RANK_PADDED=padded(basis.rank),
         NOISE_RANK=layer.left_NSKR.shape[2],
-        SPLITS=len(partial_PTQ),
-        BLOCK_T=blocks.rows,
-        BLOCK_O=blocks.columns,
-        PRECISION=dot_precision(x_TI),
+        **expansion_constants(basis, x_TI, partial_PTQ, blocks),
     )
     return y_TO
 

@@ -62,6 +62,23 @@ def output_grid(basis: "FusedBasis", num_rows: int, blocks: Blocks) -> tuple[int
     return triton.cdiv(num_rows, blocks.rows), columns
 
 
+def expansion_constants(
+    basis: "FusedBasis", x_TI: torch.Tensor, partial_PTQ: torch.Tensor, blocks: Blocks
+) -> dict[str, object]:
+    """What every kernel that expands `project`'s sums is compiled for."""
+    return {
+        "WIDTHS": tuple(basis.widths),
+        "PHASES": (0,) * basis.num_slices,
+        "SLICES": basis.num_slices,
+        "RANK": basis.rank,
+        "RANK_PADDED": padded(basis.rank),
+        "SPLITS": len(partial_PTQ),
+        "BLOCK_T": blocks.rows,
+        "BLOCK_O": blocks.columns,
+        "PRECISION": dot_precision(x_TI),
+    }
+
+
 def project(
     basis: "FusedBasis", x_TI: torch.Tensor, member_T: torch.Tensor, blocks: Blocks
 ) -> torch.Tensor:

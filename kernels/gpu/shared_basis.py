@@ -22,14 +22,18 @@ from kernels.gpu.common import (
     NOBODY,
     Form,
     check,
-    dot_precision,
     launch,
     load_members,
     locate_block,
-    padded,
     sum_partials,
 )
-from kernels.gpu.directions import add_expanded, choose_blocks, output_grid, project
+from kernels.gpu.directions import (
+    add_expanded,
+    choose_blocks,
+    expansion_constants,
+    output_grid,
+    project,
+)
 
 if TYPE_CHECKING:
     from kernels.shared_basis import ScaledBasis
@@ -65,15 +69,7 @@ def add_scaled_basis_(
         basis.core_SRR,
         layer.scale_b_MSR,
         num_rows,
-        WIDTHS=tuple(basis.widths),
-        PHASES=(0,) * basis.num_slices,
-        SLICES=basis.num_slices,
-        RANK=basis.rank,
-        RANK_PADDED=padded(basis.rank),
-        SPLITS=len(partial_PTQ),
-        BLOCK_T=blocks.rows,
-        BLOCK_O=blocks.columns,
-        PRECISION=dot_precision(x_TI),
+        **expansion_constants(basis, x_TI, partial_PTQ, blocks),
     )
     return y_TO
 

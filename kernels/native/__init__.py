@@ -34,13 +34,11 @@ class _LowRank(ctypes.Structure):
     ]
 
 
-class _Call:
+class NativeCall:
     """A C function bound to one layer's tensors."""
 
     def __init__(self, function: str, layer: ctypes.Structure, kept: Sequence[object]) -> None:
-        self._function = _library()[function]
-        self._function.restype = None
-        self._function.argtypes = [_POINTER] * 4 + [_INT] * 3
+        self._function = getattr(_library(), function)
         self._layer = layer
         self._pointer = ctypes.addressof(layer)
         self._kept = kept
@@ -63,7 +61,7 @@ class _Call:
         return y_TO
 
 
-class SharedBasisCall(_Call):
+class SharedBasisCall(NativeCall):
     """`kernels.shared_basis.ScaledBasis` and `kernels.core.CoreNoise`; unused tables stay None."""
 
     def __init__(
@@ -98,7 +96,7 @@ class SharedBasisCall(_Call):
         super().__init__("es_add_shared_basis", layer, (right, packed, *tables, *noise))
 
 
-class LowRankCall(_Call):
+class LowRankCall(NativeCall):
     """`kernels.low_rank.LowRankNoise`; the factors must lie in [-32, 31]."""
 
     def __init__(
@@ -135,11 +133,8 @@ def fill_noise_(
 
     `out_NKW` may be a view; its last dimension has stride 1.
     """
-    function = _library()["es_fill_noise"]
-    function.restype = None
-    function.argtypes = [_POINTER] * 2 + [_INT] * 7 + [ctypes.c_uint32] * 4 + [ctypes.c_int32]
     numbers = (_INT * len(pairs))(*pairs)
-    function(
+    _library().es_fill_noise(
         out_NKW.data_ptr(),
         ctypes.addressof(numbers),
         len(pairs),
@@ -162,11 +157,8 @@ def argmax(values_BV: torch.Tensor) -> torch.Tensor:
 
     What `argmax` of the fp32 copy gives, without making the copy.
     """
-    function = _library()["es_argmax"]
-    function.restype = None
-    function.argtypes = [_POINTER] * 2 + [_INT] * 3
     index_B = torch.empty(len(values_BV), dtype=torch.int64)
-    function(
+    _library().es_argmax(
         index_B.data_ptr(),
         values_BV.data_ptr(),
         values_BV.shape[0],
@@ -177,18 +169,9 @@ def argmax(values_BV: torch.Tensor) -> torch.Tensor:
 
 
 def _pack_left(left_OR: torch.Tensor, widths: Sequence[int]) -> torch.Tensor:
-    native = _library()
-    native.es_packed_size.restype = _INT
-    rank, given = left_OR.shape[1], _widths(widths)
-    size = native.es_packed_size(given, _INT(len(widths)), _INT(rank))
-    packed = torch.empty(size, dtype=torch.bfloat16)
-    native.es_pack_left(
-        _POINTER(packed.data_ptr()),
-        _POINTER(left_OR.data_ptr()),
-        given,
-        _INT(len(widths)),
-        _INT(rank),
-    )
+    native, rank, given = _library(), left_OR.shape[1], _widths(widths)
+    packed = torch.empty(native.es_packed_size(given, len(widths), rank), dtype=torch.bfloat16)
+    native.es_pack_left(packed.data_ptr(), left_OR.data_ptr(), given, len(widths), rank)
     return packed
 
 
@@ -204,4 +187,4 @@ def _library() -> ctypes.CDLL:
     return found
 
 
-__all__ = ["LowRankCall", "SharedBasisCall", "argmax", "fill_noise_", "library"]
+__all__ = ["LowRankCall", "NativeCall", "SharedBasisCall", "argmax", "fill_noise_", "library"]

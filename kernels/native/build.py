@@ -10,7 +10,6 @@ import functools
 import hashlib
 import logging
 import os
-import platform
 import subprocess
 import tempfile
 from pathlib import Path
@@ -19,11 +18,26 @@ import torch  # first: the library must find torch's OpenMP runtime, not bring i
 
 from kernels.cache import cache_root
 from kernels.compiler import COMPILERS, find_compiler
+from kernels.processor import read_processor
 
 SOURCES = tuple(Path(__file__).with_name(f"{name}.cpp") for name in ("population", "integers"))
 SWITCH = "ES_ALIGN_NATIVE"
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-fopenmp", "-shared", "-fPIC")
 COMPILE_TIMEOUT_S = 120
+
+_POINTER, _INT = ctypes.c_void_p, ctypes.c_int64
+# Result and arguments of every function; ctypes would pass what it is not told as a C int.
+SIGNATURES: dict[str, tuple[type | None, list[type]]] = {
+    "es_add_shared_basis": (None, [_POINTER] * 4 + [_INT] * 3),
+    "es_add_low_rank": (None, [_POINTER] * 4 + [_INT] * 3),
+    "es_pack_left": (None, [_POINTER] * 3 + [_INT] * 2),
+    "es_packed_size": (_INT, [_POINTER] + [_INT] * 2),
+    "es_fill_noise": (
+        None,
+        [_POINTER] * 2 + [_INT] * 7 + [ctypes.c_uint32] * 4 + [ctypes.c_int32],
+    ),
+    "es_argmax": (None, [_POINTER] * 2 + [_INT] * 3),
+}
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +56,7 @@ def library() -> ctypes.CDLL | None:
         )
         return None
     try:
-        return ctypes.CDLL(str(_compiled(compiler)))
+        return _declared(ctypes.CDLL(str(_compiled(compiler))))
     except (OSError, subprocess.SubprocessError) as error:
         output = getattr(error, "stderr", "") or ""
         logger.warning(
@@ -55,13 +69,22 @@ def library() -> ctypes.CDLL | None:
         return None
 
 
+def _declared(native: ctypes.CDLL) -> ctypes.CDLL:
+    for name, (result, arguments) in SIGNATURES.items():
+        function = getattr(native, name)
+        function.restype, function.argtypes = result, arguments
+    return native
+
+
 def _compiled(compiler: str) -> Path:
     version = subprocess.run(
         [compiler, "--version"], capture_output=True, text=True, check=True, timeout=30
     ).stdout
     texts = [source.read_text() for source in SOURCES]
-    identity = [*texts, compiler, version, " ".join(FLAGS), _processor_flags()]
-    name = hashlib.sha256("\0".join([*identity, torch.__version__]).encode()).hexdigest()[:16]
+    processor = read_processor()
+    machine = [processor.name, *sorted(processor.flags)]
+    identity = [*texts, compiler, version, " ".join(FLAGS), *machine, torch.__version__]
+    name = hashlib.sha256("\0".join(identity).encode()).hexdigest()[:16]
     target = cache_root() / "native" / f"population-{name}.so"
     if target.is_file():
         return target
@@ -77,11 +100,3 @@ def _compiled(compiler: str) -> Path:
         )
         built.rename(target)
     return target
-
-
-def _processor_flags() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line for line in lines if line.startswith(("flags", "Features"))), "")
