@@ -62,10 +62,7 @@ class ScaledHook:
         capacity: Capacity,
     ) -> None:
         self.layers, self.starts = layers, starts
-        basis = FusedBasis(
-            [layer.basis for layer in layers], slices, capacity.dtype, capacity.device
-        )
-        self.perturbation = ScaledBasis(basis, capacity.max_members)
+        self.perturbation = ScaledBasis(_fuse(layers, slices, capacity), capacity.max_members)
 
     def set_members(self, members: Members) -> None:
         """Write the members' scale tables."""
@@ -88,11 +85,11 @@ class CoreHook:
         capacity: Capacity,
     ) -> None:
         self.layers, self.starts = layers, starts
-        basis = FusedBasis(
-            [layer.basis for layer in layers], slices, capacity.dtype, capacity.device
-        )
         self.perturbation = CoreNoise(
-            basis, layers[0].noise_rank, capacity.max_members, capacity.max_pairs
+            _fuse(layers, slices, capacity),
+            layers[0].noise_rank,
+            capacity.max_members,
+            capacity.max_pairs,
         )
 
     def set_members(self, members: Members) -> None:
@@ -170,6 +167,14 @@ def make_hook(
     if len(noises) == len(layers):
         return NoiseHook(noises, slices, capacity)
     raise ModelError(f"the layers of module {module_name} are perturbed in different ways")
+
+
+def _fuse(
+    layers: Sequence[LayerFactors] | Sequence[CoreLayer],
+    slices: Sequence[Slice],
+    capacity: Capacity,
+) -> FusedBasis:
+    return FusedBasis([layer.basis for layer in layers], slices, capacity.dtype, capacity.device)
 
 
 def _seeds(members: Members) -> NoiseMembers:

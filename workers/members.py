@@ -7,15 +7,13 @@ import numpy as np
 
 from kernels.matrix_noise import NoiseKind
 
-MEAN_SIGN = 0  # the mean itself: its core without noise, or the plain weights
-
 
 @dataclass(frozen=True, slots=True)
 class NoiseMembers:
     """Members of a seeded space: slot m is `mean + signs[m] * sigma * noise of pairs[m]`.
 
     `mean_D` is the mean's vector where the space has one (the cores), float32; a sign is 1, -1 or
-    MEAN_SIGN.
+    0, the mean itself: its core without noise, or the plain weights.
     """
 
     seed: int

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
-from es_align.config import Precision, SpaceConfig, WorkersConfig
+from es_align.config import Precision, SpaceConfig, SpaceKind, WorkersConfig
 from es_align.config_errors import nearest
 from es_align.errors import ConfigError
 
-PRECISIONS: tuple[Precision, ...] = ("bf16", "int8", "int4")
-SPACES = ("singular_values", "core", "weights")
+PRECISIONS = tuple(name for name in get_args(Precision) if name != "fp32")
+SPACES: tuple[str, ...] = get_args(SpaceKind)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

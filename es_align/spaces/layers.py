@@ -7,17 +7,13 @@ in the noise stream is its place among the targets in name order, whatever order
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
-from es_align.config import SpaceConfig
-from es_align.errors import ConfigError
+from es_align.config import SpaceConfig, SpaceKind
 from es_align.models import linear_weights
+from es_align.spaces.bases import check_rank, weight_bases
 from es_align.spaces.singular_values import make_singular_values
-from kernels.shared_basis import SharedBasis
-from kernels.svd import leading_svd
 from workers.layers import CoreLayer, NoiseLayer, PerturbedLayer
 
-SpaceKind = Literal["singular_values", "core", "weights"]
 CORE_NOISE_RANK = 1
 
 
@@ -41,7 +37,7 @@ def noise_layers(rank: int, model_path: Path, targets: Sequence[str]) -> list[No
     layers = []
     for parameter, (name, weight_OI) in enumerate(linear_weights(model_path, targets)):
         out_features, in_features = weight_OI.shape
-        _check_rank(rank, name, weight_OI.shape)
+        check_rank(rank, name, weight_OI)
         rms = float(weight_OI.float().square().mean().sqrt())
         layers.append(NoiseLayer(name, out_features, in_features, rank, rms, parameter))
     return layers
@@ -50,18 +46,7 @@ def noise_layers(rank: int, model_path: Path, targets: Sequence[str]) -> list[No
 def core_layers(rank: int, model_path: Path, targets: Sequence[str]) -> list[CoreLayer]:
     """A core of rank x rank between each weight's leading singular directions."""
     layers = []
-    for parameter, (name, weight_OI) in enumerate(linear_weights(model_path, targets)):
-        _check_rank(rank, name, weight_OI.shape)
-        svd = leading_svd(weight_OI, rank)
-        basis = SharedBasis(svd.right_IR, svd.left_OR)
-        unit = float(svd.values_R.square().mean().sqrt())
+    for parameter, (name, basis, values_R) in enumerate(weight_bases(model_path, targets, rank)):
+        unit = float(values_R.square().mean().sqrt())
         layers.append(CoreLayer(name, basis, CORE_NOISE_RANK, unit, parameter))
     return layers
-
-
-def _check_rank(rank: int, name: str, shape: Sequence[int]) -> None:
-    if rank > min(shape):
-        raise ConfigError(
-            f"rank {rank} is larger than the narrow side of {name} ({shape[0]} x {shape[1]}); "
-            f"use at most {min(shape)}"
-        )

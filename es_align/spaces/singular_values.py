@@ -8,7 +8,7 @@ singular value by a tenth of itself, so one sigma carries across layers and mode
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +17,8 @@ import torch
 from es_align.adapters import Adapter, load_adapter
 from es_align.config import SpaceConfig
 from es_align.errors import ConfigError
-from es_align.models import linear_weights
 from es_align.spaces.base import LoraFactors
+from es_align.spaces.bases import weight_bases
 from kernels.shared_basis import SharedBasis
 from kernels.svd import leading_svd
 from workers.layers import LayerFactors
@@ -63,19 +63,12 @@ def make_singular_values(config: SpaceConfig, model_path: Path) -> SingularValue
         return SingularValues(
             [_adapter_layer(name, adapter, config.alpha) for name in adapter.layers]
         )
-    return SingularValues(list(_weight_layers(config, model_path)))
-
-
-def _weight_layers(config: SpaceConfig, model_path: Path) -> Iterator[LayerFactors]:
-    for name, weight_OI in linear_weights(model_path, config.targets):
-        if config.rank > min(weight_OI.shape):
-            raise ConfigError(
-                f"space.rank={config.rank} is larger than the narrow side of {name} "
-                f"({weight_OI.shape[0]} x {weight_OI.shape[1]}); use at most {min(weight_OI.shape)}"
-            )
-        svd = leading_svd(weight_OI, config.rank)
-        basis = SharedBasis(svd.right_IR, svd.left_OR)
-        yield LayerFactors(name, basis, config.rank, torch.zeros(config.rank), svd.values_R)
+    return SingularValues(
+        [
+            LayerFactors(name, basis, config.rank, torch.zeros(config.rank), values_R)
+            for name, basis, values_R in weight_bases(model_path, config.targets, config.rank)
+        ]
+    )
 
 
 def _adapter_layer(name: str, adapter: Adapter, alpha: float) -> LayerFactors:
