@@ -108,9 +108,11 @@ def test_members_are_different_models(plain: list[tuple[int, ...]]) -> None:
         ({"is_reversed": True}, 0.9),
         ({"overrides": {"enable_prefix_caching": False}}, 0.9),
         ({"overrides": SMALL_STEPS}, 0.9),
-        ({"is_compiled": True}, 0.8),  # other roundings in every layer of vLLM's own
+        # Other roundings in every layer of vLLM's own.
+        ({"is_compiled": True}, 0.8),
+        ({"overrides": {"tensor_parallel_size": 2}}, 0.8),
     ],
-    ids=["reversed", "no prefix cache", "chunked prefill", "compiled"],
+    ids=["reversed", "no prefix cache", "chunked prefill", "compiled", "two ranks"],
 )
 def test_no_mode_changes_who_answers(
     mode: Mapping[str, bool], share: float, model: Path, layers: Path, plain: list[tuple[int, ...]]

@@ -22,6 +22,7 @@ from vllm.model_executor.layers.linear import (
 )
 from vllm.platforms import current_platform
 from vllm.v1.outputs import SamplerOutput
+from vllm.v1.worker.gpu_model_runner import GPUModelRunner  # the first one; on CPUs it is extended
 
 from kernels import native
 from kernels.errors import ModelError
@@ -57,15 +58,11 @@ def _installed() -> Version:
 
 
 def before_each_step(
-    runner: Any,  # a GPUModelRunner, whose own types differ between versions
+    runner: Any,  # its own types differ between versions
     prepare: Callable[[list[str], np.ndarray], None],
 ) -> None:
     """Call `prepare(request ids in batch order, rows of each)` before a step's inputs are made."""
-    if not hasattr(runner, "_prepare_inputs"):
-        raise ModelError(
-            "this vLLM runs its second model runner; set VLLM_USE_V2_MODEL_RUNNER=0 in the "
-            "environment of the workers"
-        )
+    _check_runner(runner)
     prepare_inputs = runner._prepare_inputs
 
     def prepare_with_members(scheduler_output: object, num_scheduled_tokens: np.ndarray) -> object:
@@ -73,6 +70,14 @@ def before_each_step(
         return prepare_inputs(scheduler_output, num_scheduled_tokens)
 
     runner._prepare_inputs = prepare_with_members
+
+
+def _check_runner(runner: object) -> None:
+    if not isinstance(runner, GPUModelRunner):
+        raise ModelError(
+            "this vLLM runs its second model runner; set VLLM_USE_V2_MODEL_RUNNER=0 in the "
+            "environment of the workers"
+        )
 
 
 def request_argument(runner: Any, request_id: str, name: str) -> object | None:
@@ -88,7 +93,7 @@ def slices_of(layer: LinearBase) -> list[Slice]:
     Column-parallel layers hold some rows of the weight, row-parallel ones some columns; key and
     value heads may be copied to several ranks. Everything else computes the whole layer.
     """
-    rank, size = getattr(layer, "tp_rank", 0), getattr(layer, "tp_size", 1)
+    rank, size = layer.tp_rank, layer.tp_size
     columns = (0, layer.input_size)
     if isinstance(layer, QKVParallelLinear):
         q_rows, kv_rows = layer.num_heads * layer.head_size, layer.num_kv_heads * layer.head_size
