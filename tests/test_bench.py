@@ -32,11 +32,13 @@ from workers.members import NoiseMembers
 KEYS = {
     *("base_tok_s", "population_tok_s", "ratio", "ratio_min", "ratio_max"),
     *("stock_lora_tok_s", "stock_ratio", "stock_ratio_min", "stock_ratio_max", "stock_reason"),
+    *("population_change_s", "stock_change_s", "over_stock", "over_stock_min", "over_stock_max"),
     *("bytes_per_member", "stock_bytes_per_member", "changed_answers", "repeats", "is_compiled"),
     *("load_s", "settings", "versions", "hardware", "date"),
 }
 # Stands in for workers.engines.vllm_bench: the population takes 1.25 times as long as the base,
-# stock multi-LoRA 5 times, and each says who ran. `{failure}` is run before the stock arm loads.
+# stock multi-LoRA 5 times and 1 s more for its members of a generation, and each says who ran.
+# `{failure}` is run before the stock arm loads.
 STAND_IN = """
 import json, os, sys
 name = None
@@ -55,7 +57,9 @@ for line in sys.stdin:
         tokens = len(message["prompts"]) * message["new_tokens"]
         seconds = {"base": 1.0, "population": 1.25, "stock": 5.0}[name]
         answers = [f"{name} {member}" for member in message["members"]]
-        answer = {"seconds": seconds, "num_tokens": tokens, "answers": answers}
+        change_s = 1.0 if name == "stock" else 0.0
+        answer = {"change_s": change_s, "seconds": seconds, "num_tokens": tokens}
+        answer["answers"] = answers
     print(json.dumps(answer), flush=True)
 """
 SETTINGS = BenchSettings(
@@ -105,13 +109,16 @@ class FakeArm:
         self.log = log
         self.seconds = list(seconds)
         self.answer = answer
+        self.generations: list[int] = []
 
-    def run(self, requests: Sequence[BenchRequest], new_tokens: int) -> Timing:
+    def run(self, requests: Sequence[BenchRequest], new_tokens: int, generation: int) -> Timing:
         self.log.append((self.name, new_tokens))
+        self.generations.append(generation)
         if not self.seconds:
             raise WorkerError(f"{self.name} is dead")
         answers = tuple(self.answer for _ in requests)
-        return Timing(self.seconds.pop(0), len(requests) * new_tokens, answers)
+        change_s = 2.0 if self.name == STOCK else 0.0
+        return Timing(self.seconds.pop(0), change_s, len(requests) * new_tokens, answers)
 
 
 def run_fakes(
@@ -132,7 +139,7 @@ def test_arms_take_turns_and_the_order_alternates() -> None:
     there = ["base", "population", "stock"]
     assert [name for name, _ in log] == [*there, *there, *reversed(there), *there]
     assert [tokens for _, tokens in log] == [8] * 3 + [10] * 9  # the warm-up is short
-    assert [list(repeat.tok_s) for repeat in done.repeats] == [there, there[::-1], there]
+    assert [list(repeat.timings) for repeat in done.repeats] == [there, there[::-1], there]
 
 
 def test_a_ratio_is_taken_within_each_repeat_before_the_median() -> None:
@@ -143,6 +150,14 @@ def test_a_ratio_is_taken_within_each_repeat_before_the_median() -> None:
     assert done.ratio(STOCK) == (0.1, 0.1, 0.25)
     assert done.changed(POPULATION) == 4
     assert done.failures == {}
+    assert done.change_s(STOCK) == 2.0
+    assert done.over_stock() == (6.0, 5.0, 8.4)  # 12 / 2, 10 / 2, 42 / 5
+
+
+def test_every_round_has_a_generation_of_its_own() -> None:
+    arms = [FakeArm(BASE, [], [1, 1, 1], "base"), FakeArm(POPULATION, [], [1, 1, 1], "other")]
+    run_rounds(arms, requests_of(2, 4), [requests_of(2, 4, index) for index in (1, 2)], 10)
+    assert arms[1].generations == [0, 1, 2]
 
 
 def test_a_stock_arm_that_dies_halfway_has_a_reason_and_no_figure() -> None:
@@ -166,8 +181,8 @@ def test_members_that_change_no_answer_are_an_error() -> None:
 
 def test_answers_of_another_length_are_an_error() -> None:
     class Short(FakeArm):
-        def run(self, requests: Sequence[BenchRequest], new_tokens: int) -> Timing:
-            return Timing(1.0, 39, ("short",) * len(requests))
+        def run(self, requests: Sequence[BenchRequest], new_tokens: int, generation: int) -> Timing:
+            return Timing(1.0, 0.0, 39, ("short",) * len(requests))
 
     arms = [FakeArm(BASE, [], [1, 1], "base"), Short(POPULATION, [], [], "")]
     with pytest.raises(WorkerError, match="generated 39 tokens for 4 requests of 8, not 32"):
@@ -247,6 +262,8 @@ def test_a_whole_bench_of_stand_ins(stand_in: Callable[..., Path]) -> None:
     assert (result.base_tok_s, result.population_tok_s, result.stock_lora_tok_s) == (40, 32, 8)
     assert (result.ratio, result.ratio_min, result.ratio_max) == (0.8, 0.8, 0.8)
     assert (result.stock_ratio, result.stock_reason) == (0.2, None)
+    assert (result.population_change_s, result.stock_change_s) == (0.0, 1.0)
+    assert result.over_stock == 4.8  # 6 s of stock's over 1.25
     assert (result.bytes_per_member, result.changed_answers) == (60.0, 4)
     assert result.stock_bytes_per_member == 2000.0  # the stand-in's word for two slots, all members
     assert result.is_compiled == {"base": True, "population": True, "stock": True}
@@ -343,8 +360,8 @@ def test_vllm_s_slots_have_fixed_ranks() -> None:
 
 def test_seeded_spaces_get_seeds_of_antithetic_pairs() -> None:
     layers = [NoiseLayer("a", 4, 4, 1, 1.0, 0)]
-    assert make_members(layers, 3, seed=5, sigma=0.5) == NoiseMembers(
-        seed=5, generation=0, pairs=(0, 0, 1), signs=(1, -1, 1), sigma=0.5
+    assert make_members(layers, 3, seed=5, sigma=0.5, generation=7) == NoiseMembers(
+        seed=5, generation=7, pairs=(0, 0, 1), signs=(1, -1, 1), sigma=0.5
     )
 
 

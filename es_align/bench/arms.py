@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 from es_align.bench.process import JsonProcess
 from es_align.bench.prompts import BenchRequest, num_members
@@ -24,16 +24,13 @@ from es_align.bench.settings import (
     read_facts,
 )
 from es_align.bench.stock import slot_rank, write_adapters
-from es_align.config import Precision
+from es_align.config import Precision, SpaceKind
 from es_align.errors import WorkerError
-from es_align.models import ModelPaths, linear_shapes, resolve_model
+from es_align.models import ModelPaths, find_model, linear_shapes, resolve_model
 from es_align.spaces import layers_for
 from rewards.base import JsonValue
 from workers.engines.vllm_arms import ArmSpec
 from workers.layers import save_factors
-
-if TYPE_CHECKING:
-    from es_align.spaces.layers import SpaceKind
 
 # The first compilation of a machine takes minutes, a stock arm of many adapters as long.
 LOAD_DEADLINE_S = 1200.0
@@ -68,18 +65,20 @@ class ProcessArm:
             bytes_per_member=None if size is None else float(cast(float, size)),
         )
 
-    def run(self, requests: Sequence[BenchRequest], new_tokens: int) -> Timing:
+    def run(self, requests: Sequence[BenchRequest], new_tokens: int, generation: int) -> Timing:
         """See `Arm`."""
         message: dict[str, JsonValue] = {
             "op": "run",
             "prompts": [list(request.token_ids) for request in requests],
             "members": [request.member for request in requests],
             "num_members": num_members(requests),
+            "generation": generation,
             "new_tokens": new_tokens,
         }
         answer = self.process.ask(message, RUN_DEADLINE_S)
         return Timing(
             float(cast(float, answer["seconds"])),
+            float(cast(float, answer["change_s"])),
             int(cast(int, answer["num_tokens"])),
             tuple(cast(list[str], answer["answers"])),
         )
@@ -106,8 +105,8 @@ def open_arms(
     population arm does not come up; the stock arm may fail.
     """
     check_settings(settings)
-    reference = resolve_model(settings.model, "bf16").reference
-    facts = read_facts(reference, linear_shapes(reference), settings.targets)
+    source = find_model(settings.model)
+    facts = read_facts(source, linear_shapes(source), settings.targets)
     check_fits(settings, facts)
     model = resolve_model(settings.model, cast(Precision, settings.precision))
     starts: dict[ArmName, Start] = {}
@@ -147,8 +146,8 @@ def _spec(
     factors = adapters = max_lora_rank = None
     if name == POPULATION:
         factors = folder / "factors.safetensors"
-        space = cast("SpaceKind", settings.space)
-        layers = layers_for(space, settings.rank, model.reference, settings.targets)
+        space = cast(SpaceKind, settings.space)
+        layers = layers_for(space, settings.rank, model.source, settings.targets)
         save_factors(layers, factors)
     if name == STOCK:
         adapters, max_lora_rank = folder / "adapters", slot_rank(settings.rank)

@@ -1,7 +1,8 @@
 """`es-align bench population`: unmodified vLLM, the population and stock multi-LoRA, side by side.
 
 All arms answer the same requests in turns (`es_align.bench.rounds`); tokens per second count
-generated tokens over the wall time of the whole generate call.
+generated tokens over the wall time of the whole generate call. Every repeat has members of its own,
+as every generation of a run does; the time until they are ready is a figure of its own.
 """
 
 import datetime
@@ -35,6 +36,11 @@ class BenchResult:
     stock_ratio_min: float | None
     stock_ratio_max: float | None
     stock_reason: str | None  # why there is no figure
+    population_change_s: float  # until a generation's members are ready
+    stock_change_s: float | None  # the same: adapters read from files, which are there already
+    over_stock: float | None  # whole generations of the population in the time of one of stock's
+    over_stock_min: float | None
+    over_stock_max: float | None
     bytes_per_member: float
     stock_bytes_per_member: float | None
     changed_answers: int  # fewest of a repeat that differ from the base's: the members are there
@@ -81,7 +87,7 @@ def measure(
 
 def _tell(note: Callable[[str], None]) -> Callable[[int, Repeat], None]:
     def tell(index: int, repeat: Repeat) -> None:
-        figures = ", ".join(f"{arm} {value:.1f}" for arm, value in repeat.tok_s.items())
+        figures = ", ".join(f"{arm} {timing.tok_s:.1f}" for arm, timing in repeat.timings.items())
         note(f"repeat {index + 1}: {figures} tok/s")
 
     return tell
@@ -89,12 +95,13 @@ def _tell(note: Callable[[str], None]) -> Callable[[int, Repeat], None]:
 
 def _result(settings: BenchSettings, opened: OpenArms, done: Rounds) -> BenchResult:
     ratio, stock_ratio = done.ratio(POPULATION), done.ratio(STOCK)
+    over_stock, change_s = done.over_stock(), done.change_s(POPULATION)
     starts = opened.starts
     base_tok_s, population_tok_s = done.tok_s(BASE), done.tok_s(POPULATION)
     bytes_per_member = starts[POPULATION].bytes_per_member
     changed = done.changed(POPULATION)
     assert ratio is not None and base_tok_s is not None and population_tok_s is not None
-    assert bytes_per_member is not None and changed is not None  # the arms that may not fail
+    assert bytes_per_member is not None and changed is not None and change_s is not None
     reasons = {**opened.failures, **done.failures}
     return BenchResult(
         base_tok_s=base_tok_s,
@@ -107,10 +114,15 @@ def _result(settings: BenchSettings, opened: OpenArms, done: Rounds) -> BenchRes
         stock_ratio_min=None if stock_ratio is None else stock_ratio.low,
         stock_ratio_max=None if stock_ratio is None else stock_ratio.high,
         stock_reason=reasons.get(STOCK) if settings.has_stock else NOT_ASKED,
+        population_change_s=change_s,
+        stock_change_s=done.change_s(STOCK),
+        over_stock=None if over_stock is None else over_stock.median,
+        over_stock_min=None if over_stock is None else over_stock.low,
+        over_stock_max=None if over_stock is None else over_stock.high,
         bytes_per_member=bytes_per_member,
         stock_bytes_per_member=starts[STOCK].bytes_per_member if STOCK in starts else None,
         changed_answers=changed,
-        repeats=[{str(arm): figure for arm, figure in r.tok_s.items()} for r in done.repeats],
+        repeats=[{str(arm): one.tok_s for arm, one in r.timings.items()} for r in done.repeats],
         is_compiled={name: start.is_compiled for name, start in starts.items()},
         load_s={name: start.load_s for name, start in starts.items()},
         settings={**asdict(settings), "threads": settings.num_threads},
@@ -135,13 +147,14 @@ def result_table(result: BenchResult) -> Table:
         caption_justify="left",
     )
     table.add_column("")
-    for heading in ("tok/s", "ratio", "min", "max", "ready in", "compiled"):
+    for heading in ("tok/s", "ratio", "min", "max", "new members", "ready in", "compiled"):
         table.add_column(heading, justify="right")
-    table.add_row(LABELS[BASE], f"{result.base_tok_s:.1f}", "", "", "", *_start(result, BASE))
+    table.add_row(LABELS[BASE], f"{result.base_tok_s:.1f}", "", "", "", "", *_start(result, BASE))
     table.add_row(
         LABELS[POPULATION],
         f"{result.population_tok_s:.1f}",
         *_figures(result.ratio, result.ratio_min, result.ratio_max),
+        f"{result.population_change_s:.2f} s",
         *_start(result, POPULATION),
     )
     if result.stock_lora_tok_s is not None:
@@ -149,6 +162,7 @@ def result_table(result: BenchResult) -> Table:
             LABELS[STOCK],
             f"{result.stock_lora_tok_s:.1f}",
             *_figures(result.stock_ratio, result.stock_ratio_min, result.stock_ratio_max),
+            f"{result.stock_change_s:.2f} s",
             *_start(result, STOCK),
         )
     table.caption = _caption(result)
@@ -169,6 +183,10 @@ def _caption(result: BenchResult) -> str:
         f"{result.changed_answers} of {result.settings['requests']} answers not the base's",
         f"{result.date}, {result.hardware}",
     ]
+    if result.over_stock is not None:
+        lines.append(
+            f"a generation with new members takes multi-LoRA {result.over_stock:.1f} times as long"
+        )
     if result.stock_reason is not None:
         lines.append(f"{LABELS[STOCK]}: {result.stock_reason}")
     return "\n".join(lines)

@@ -21,11 +21,22 @@ WARM_UP_TOKENS = 8
 
 
 class Timing(NamedTuple):
-    """One call of an engine's generate."""
+    """One round of an engine."""
 
-    seconds: float
+    seconds: float  # of its generate
+    change_s: float  # before that, until the round's own members were ready
     num_tokens: int  # generated
     answers: tuple[str, ...]  # digest of each answer
+
+    @property
+    def tok_s(self) -> float:
+        """Generated tokens per second, the members' change left out."""
+        return self.num_tokens / self.seconds
+
+    @property
+    def total_s(self) -> float:
+        """Of a whole generation, its new members included."""
+        return self.change_s + self.seconds
 
 
 class Arm(Protocol):
@@ -36,15 +47,17 @@ class Arm(Protocol):
         """Which of the three."""
         ...
 
-    def run(self, requests: Sequence[BenchRequest], new_tokens: int) -> Timing:
-        """Answer all requests with exactly `new_tokens` tokens; WorkerError if it cannot."""
+    def run(self, requests: Sequence[BenchRequest], new_tokens: int, generation: int) -> Timing:
+        """Answer all requests with exactly `new_tokens` tokens by the members of a generation;
+        WorkerError if it cannot.
+        """
         ...
 
 
 class Repeat(NamedTuple):
     """One turn of every arm."""
 
-    tok_s: Mapping[ArmName, float]  # in the order in which they ran
+    timings: Mapping[ArmName, Timing]  # in the order in which they ran
     changed: Mapping[ArmName, int]  # answers that differ from the base's
 
 
@@ -65,19 +78,37 @@ class Rounds:
 
     def tok_s(self, arm: ArmName) -> float | None:
         """Median of generated tokens per second; None if the arm failed or did not take part."""
-        found = [repeat.tok_s[arm] for repeat in self.repeats if arm in repeat.tok_s]
+        found = [timing.tok_s for timing in self._timings(arm)]
         return statistics.median(found) if found else None
 
     def ratio(self, arm: ArmName) -> Spread | None:
         """Tokens per second over the base's of the same repeat."""
-        found = [
-            repeat.tok_s[arm] / repeat.tok_s[BASE] for repeat in self.repeats if arm in repeat.tok_s
-        ]
-        return Spread(statistics.median(found), min(found), max(found)) if found else None
+        pairs = zip(self._timings(arm), self._timings(BASE), strict=False)
+        return _spread([mine.tok_s / base.tok_s for mine, base in pairs])
+
+    def change_s(self, arm: ArmName) -> float | None:
+        """Median of the seconds until a generation's members are ready; None as `tok_s`."""
+        found = [timing.change_s for timing in self._timings(arm)]
+        return statistics.median(found) if found else None
+
+    def over_stock(self) -> Spread | None:
+        """How often the population has a whole generation, its new members included, in the time
+        of one of the stock arm's in the same repeat.
+        """
+        pairs = zip(self._timings(STOCK), self._timings(POPULATION), strict=False)
+        return _spread([stock.total_s / mine.total_s for stock, mine in pairs])
 
     def changed(self, arm: ArmName) -> int | None:
         """Fewest answers of a repeat that differ from the base's."""
         return min((r.changed[arm] for r in self.repeats if arm in r.changed), default=None)
+
+    def _timings(self, arm: ArmName) -> list[Timing]:
+        """One a repeat; none if the arm failed or did not take part."""
+        return [repeat.timings[arm] for repeat in self.repeats if arm in repeat.timings]
+
+
+def _spread(found: Sequence[float]) -> Spread | None:
+    return Spread(statistics.median(found), min(found), max(found)) if found else None
 
 
 def run_rounds(
@@ -95,11 +126,11 @@ def run_rounds(
     """
     assert {BASE, POPULATION} <= {arm.name for arm in arms}
     failures: dict[ArmName, str] = {}
-    _take_turns(arms, warm_up, min(new_tokens, WARM_UP_TOKENS), failures)
+    _take_turns(arms, warm_up, min(new_tokens, WARM_UP_TOKENS), 0, failures)
     repeats = []
     for index, requests in enumerate(rounds):
         order = arms if index % 2 == 0 else list(reversed(arms))
-        repeats.append(_take_turns(order, requests, new_tokens, failures))
+        repeats.append(_take_turns(order, requests, new_tokens, index + 1, failures))
         told(index, repeats[-1])
     done = Rounds(tuple(_without(repeat, failures) for repeat in repeats), failures)
     if done.changed(POPULATION) == 0:
@@ -115,6 +146,7 @@ def _take_turns(
     arms: Sequence[Arm],
     requests: Sequence[BenchRequest],
     new_tokens: int,
+    generation: int,
     failures: dict[ArmName, str],
 ) -> Repeat:
     timings: dict[ArmName, Timing] = {}
@@ -122,14 +154,14 @@ def _take_turns(
         if arm.name in failures:
             continue
         try:
-            timings[arm.name] = _checked(arm, requests, new_tokens)
+            timings[arm.name] = _checked(arm, requests, new_tokens, generation)
         except WorkerError as error:
             if arm.name != STOCK:
                 raise
             failures[arm.name] = str(error)
     base = timings[BASE].answers
     return Repeat(
-        {name: timing.num_tokens / timing.seconds for name, timing in timings.items()},
+        timings,
         {
             name: sum(mine != theirs for mine, theirs in zip(timing.answers, base, strict=True))
             for name, timing in timings.items()
@@ -138,8 +170,10 @@ def _take_turns(
     )
 
 
-def _checked(arm: Arm, requests: Sequence[BenchRequest], new_tokens: int) -> Timing:
-    timing = arm.run(requests, new_tokens)
+def _checked(
+    arm: Arm, requests: Sequence[BenchRequest], new_tokens: int, generation: int
+) -> Timing:
+    timing = arm.run(requests, new_tokens, generation)
     expected = len(requests) * new_tokens
     if timing.num_tokens != expected or len(timing.answers) != len(requests):
         raise WorkerError(
@@ -151,6 +185,6 @@ def _checked(arm: Arm, requests: Sequence[BenchRequest], new_tokens: int) -> Tim
 
 def _without(repeat: Repeat, failures: Mapping[ArmName, str]) -> Repeat:
     return Repeat(
-        {name: value for name, value in repeat.tok_s.items() if name not in failures},
-        {name: value for name, value in repeat.changed.items() if name not in failures},
+        {name: timing for name, timing in repeat.timings.items() if name not in failures},
+        {name: count for name, count in repeat.changed.items() if name not in failures},
     )

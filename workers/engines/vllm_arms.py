@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from vllm import LLM, RequestOutput, SamplingParams
     from vllm.inputs import TokensPrompt
 
-GENERATION = 0  # of the members' noise
 RUNNER_SWITCH = "VLLM_USE_V2_MODEL_RUNNER"
 
 
@@ -72,8 +71,8 @@ class EngineArm(Protocol):
         """The engine beneath."""
         ...
 
-    def set_members(self, num_members: int) -> None:
-        """Make ready for requests of members 0 to `num_members` - 1; not timed."""
+    def set_members(self, num_members: int, generation: int) -> None:
+        """Make the members 0 to `num_members` - 1 of a generation ready; timed by itself."""
         ...
 
     def generate(
@@ -93,7 +92,7 @@ class BaseArm:
     def __init__(self, spec: ArmSpec) -> None:
         self.llm = _start_vllm(spec)
 
-    def set_members(self, num_members: int) -> None:
+    def set_members(self, num_members: int, generation: int) -> None:
         """Nothing: there is one model."""
 
     def generate(
@@ -109,10 +108,12 @@ class BaseArm:
 
 
 class StockArm:
-    """vLLM's own multi-LoRA: one adapter a member, all read into memory before timing starts.
+    """vLLM's own multi-LoRA: one adapter a member, all read into memory before they are used.
 
-    With fewer slots than members the scheduler takes the members in turns, each adapter copied into
-    its slot once a round.
+    Every generation has new members, so its adapters are read anew. That they are the same files is
+    no help to vLLM, which knows an adapter by its number, and writing them is not counted. With
+    fewer slots than members the scheduler takes the members in turns, each adapter copied into its
+    slot once a round.
     """
 
     def __init__(self, spec: ArmSpec) -> None:
@@ -127,16 +128,21 @@ class StockArm:
         )
         from vllm.lora.request import LoRARequest
 
-        folders = [Path(spec.adapters_path) / str(m) for m in range(spec.max_members)]
-        self.adapters = [
-            LoRARequest(f"member-{member}", member + 1, str(folder))
-            for member, folder in enumerate(folders)
-        ]
-        self.adapter_bytes = (folders[0] / "adapter_model.safetensors").stat().st_size
+        self.request = LoRARequest
+        self.folders = [Path(spec.adapters_path) / str(m) for m in range(spec.max_members)]
+        self.adapters: list[LoRARequest] = []
+        self.adapter_bytes = (self.folders[0] / "adapter_model.safetensors").stat().st_size
 
-    def set_members(self, num_members: int) -> None:
-        """Read the adapters from disk."""
-        for adapter in self.adapters[:num_members]:
+    def set_members(self, num_members: int, generation: int) -> None:
+        """Read the adapters from disk, in place of the last generation's."""
+        for adapter in self.adapters:
+            self.llm.llm_engine.remove_lora(adapter.lora_int_id)
+        first = 1 + generation * len(self.folders)
+        self.adapters = [
+            self.request(f"{generation}-{member}", first + member, str(self.folders[member]))
+            for member in range(num_members)
+        ]
+        for adapter in self.adapters:
             self.llm.llm_engine.add_lora(adapter)
 
     def generate(
@@ -170,11 +176,11 @@ class PopulationArm:
         self.engine = VllmEngine(engine, Renderer(engine.model_path))
         self.llm = self.engine.llm
 
-    def set_members(self, num_members: int) -> None:
+    def set_members(self, num_members: int, generation: int) -> None:
         """Antithetic pairs of the noise a run would draw."""
-        self.engine.set_members(
-            make_members(self.layers, num_members, self.spec.seed, self.spec.sigma)
-        )
+        spec = self.spec
+        members = make_members(self.layers, num_members, spec.seed, spec.sigma, generation)
+        self.engine.set_members(members)
 
     def generate(
         self, prompts_Q: Sequence[Sequence[int]], members_Q: Sequence[int], new_tokens: int
@@ -196,7 +202,7 @@ ARMS = {"base": BaseArm, "population": PopulationArm, "stock": StockArm}
 
 
 def make_members(
-    layers: Sequence[PerturbedLayer], num_members: int, seed: int, sigma: float
+    layers: Sequence[PerturbedLayer], num_members: int, seed: int, sigma: float, generation: int
 ) -> Members:
     """Members 2p and 2p + 1 are the two signs of pair p: vectors for singular values, else seeds.
 
@@ -207,12 +213,12 @@ def make_members(
     dimension = sum(layer.num_numbers for layer in layers)
     if isinstance(layers[0], LayerFactors):
         rows = [
-            sign * sigma * vector_noise(seed, GENERATION, pair, dimension)
+            sign * sigma * vector_noise(seed, generation, pair, dimension)
             for pair, sign in zip(pairs, signs, strict=True)
         ]
         return np.stack(rows).astype(np.float32)
     mean_D = np.zeros(dimension, dtype=np.float32) if dimension else None
-    return NoiseMembers(seed, GENERATION, tuple(pairs), tuple(signs), sigma, mean_D=mean_D)
+    return NoiseMembers(seed, generation, tuple(pairs), tuple(signs), sigma, mean_D=mean_D)
 
 
 def _start_vllm(spec: ArmSpec, **options: object) -> "LLM":

@@ -43,6 +43,7 @@ class Round:
     prompts: list[list[int]]
     members: list[int]
     num_members: int
+    generation: int  # its members are new ones
     new_tokens: int
 
 
@@ -50,7 +51,8 @@ class Round:
 class Answered:
     """What an arm answers to a round."""
 
-    seconds: float
+    change_s: float  # until the generation's members were ready
+    seconds: float  # of the answers
     num_tokens: int
     answers: list[str]  # digest of each answer's token ids
 
@@ -67,12 +69,15 @@ def load(spec: ArmSpec) -> tuple[EngineArm, Loaded]:
 
 
 def run(arm: EngineArm, asked: Round) -> Answered:
-    """Answer one round; timed from token ids to token ids."""
+    """Answer one round with new members; timed from token ids to token ids."""
     started = time.perf_counter()
+    arm.set_members(asked.num_members, asked.generation)
+    changed = time.perf_counter()
     answers_Q = arm.generate(asked.prompts, asked.members, asked.new_tokens)
-    seconds = time.perf_counter() - started
+    ended = time.perf_counter()
     num_tokens = sum(len(token_ids) for token_ids in answers_Q)
-    return Answered(seconds, num_tokens, [_digest(token_ids) for token_ids in answers_Q])
+    digests = [_digest(token_ids) for token_ids in answers_Q]
+    return Answered(changed - started, ended - changed, num_tokens, digests)
 
 
 def _digest(token_ids: Sequence[int]) -> str:
@@ -85,7 +90,6 @@ class Session:
 
     def __init__(self) -> None:
         self.arm: EngineArm | None = None
-        self.num_members = 0
 
     def answer(self, message: dict[str, object]) -> Loaded | Answered:
         """Act on one message; raises whatever the engine raises."""
@@ -94,11 +98,7 @@ class Session:
             self.arm, loaded = load(ArmSpec(**fields))  # pyright: ignore[reportArgumentType]
             return loaded
         assert self.arm is not None, "load comes first"
-        asked = Round(**fields)  # pyright: ignore[reportArgumentType]
-        if asked.num_members != self.num_members:
-            self.arm.set_members(asked.num_members)
-            self.num_members = asked.num_members
-        return run(self.arm, asked)
+        return run(self.arm, Round(**fields))  # pyright: ignore[reportArgumentType]
 
 
 def _read_lines(inbox: "queue.Queue[str]") -> None:
