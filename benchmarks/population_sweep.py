@@ -2,7 +2,8 @@
 
     python benchmarks/population_sweep.py --precisions bf16 int8 int4 --out docs/population_sweep
 
-Writes OUT.json, OUT.png, and after every point what is known so far. Each precision and space has
+Writes OUT.json, OUT.png, and after every point what is known so far; with --add to what OUT.json
+already holds. Each precision and space has
 one process an arm, alive over all member counts: the population engine has room for the largest
 count from the start. Multi-LoRA is measured up to --stock-members: it is slow, and a slot for each
 adapter takes memory.
@@ -97,6 +98,7 @@ def draw(points: Sequence[Point], path: Path) -> None:
             _draw_panel(panel, mine)
             panel.set_title(precision)
             panel.set_xlabel("members")
+        panels[0].set_ylim(bottom=0)  # of all panels, once all their lines are there
         panels[0].set_ylabel("generated tokens per second")
         named = {
             label: line
@@ -136,7 +138,6 @@ def _draw_panel(axes: Axes, points: Sequence[Point]) -> None:
     axes.set_xscale("log", base=2)
     axes.set_xticks(list(by_count), [str(count) for count in by_count])
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_ylim(bottom=0)
 
 
 def _line(points: Sequence[Point], figure: str) -> tuple[list[int], list[float]]:
@@ -170,16 +171,18 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--eager", action="store_true")
+    parser.add_argument("--add", action="store_true", help="to the points OUT.json already has")
     parser.add_argument("--out", type=Path, default=Path("population_sweep"))
     options = parser.parse_args()
     quiet_libraries()
-    points: list[Point] = []
+    kept = options.out.with_suffix(".json")
+    points: list[Point] = json.loads(kept.read_text())["points"] if options.add else []
     for point in sweep(options):
         points.append(point)
         text = json.dumps({"points": to_json(points)}, allow_nan=False, indent=1)
-        options.out.with_suffix(".json").write_text(text + "\n", encoding="utf-8")
+        kept.write_text(text + "\n", encoding="utf-8")
         draw(points, options.out.with_suffix(".png"))
-    note(f"{options.out.with_suffix('.json')}, {options.out.with_suffix('.png')}")
+    note(f"{kept}, {options.out.with_suffix('.png')}")
 
 
 if __name__ == "__main__":
