@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -21,7 +21,9 @@ from rewards.base import Score, score_batch
 from rewards.registry import get_reward
 from workers.engines.base import Completion, Engine, EngineSpec, Request
 from workers.layers import PerturbedLayer, save_factors
-from workers.protocol import BASE_MEMBER, Chunk, ChunkResult, Prompt, Sample
+from workers.means import Means, MeanSettings
+from workers.members import Members, NoiseMembers
+from workers.protocol import BASE_MEMBER, Chunk, ChunkResult, Move, Moved, Prompt, Sample
 from workers.rendering import Renderer
 
 RSS_UNIT_BYTES = 1 if sys.platform == "darwin" else 1024
@@ -42,6 +44,7 @@ class WorkerSpec:
     kv_cache_gb: float
     num_threads: int
     is_compiled: bool = False
+    means: MeanSettings | None = None  # of a seeded space, whose mean each worker moves itself
 
 
 class Evaluator:
@@ -61,6 +64,7 @@ class Evaluator:
             prompt.prompt_id: self.renderer.render(prompt.messages) for prompt in prompts
         }
         _check_lengths(self.tokens, spec)
+        self.means = None if spec.means is None else Means(factors, spec.means)
         with tempfile.TemporaryDirectory() as folder:
             factors_path = Path(folder) / "factors.safetensors"
             save_factors(factors, factors_path)
@@ -70,9 +74,9 @@ class Evaluator:
 
     def evaluate(self, chunk: Chunk) -> ChunkResult:
         """Complete and score every prompt of the chunk for every member of it."""
-        is_base = chunk.vectors_MD is None
-        if chunk.vectors_MD is not None:
-            self.engine.set_members(chunk.vectors_MD)
+        is_base = chunk.perturbed is None
+        if chunk.perturbed is not None:
+            self._install(chunk.perturbed)
         prompts = [self.prompts[prompt_id] for prompt_id in chunk.prompt_ids]
         requests = [
             Request(
@@ -103,13 +107,23 @@ class Evaluator:
             samples=self._samples(chunk, prompts, completions, scores),
         )
 
-    def canary(self, vectors_MD: np.ndarray, prompt_id: str) -> list[str]:
+    def canary(self, members: Members, prompt_id: str) -> list[str]:
         """Names of hooked modules that these members leave unchanged: a sigma too small to act,
         or a lost hook.
         """
-        self.engine.set_members(vectors_MD)
-        requests = [Request(self.tokens[prompt_id], slot, 0) for slot in range(len(vectors_MD))]
+        self._install(members)
+        requests = [Request(self.tokens[prompt_id], slot, 0) for slot in range(len(members))]
         return self.engine.canary(requests)
+
+    def move(self, move: Move) -> Moved:
+        """Take a step with the mean that this worker holds."""
+        assert self.means is not None
+        return self.means.move(move)
+
+    def _install(self, members: Members) -> None:
+        if isinstance(members, NoiseMembers) and self.means is not None:
+            members = replace(members, mean_D=self.means.vector_D.astype(np.float32))
+        self.engine.set_members(members)
 
     def _samples(
         self,

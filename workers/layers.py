@@ -6,6 +6,7 @@ One class a kind of perturbation; every layer stands under its checkpoint name, 
 Shape suffixes: _M members, _K numbers of one layer, _R directions.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -134,6 +135,21 @@ def load_factors(path: Path) -> list[PerturbedLayer]:
             index, field = key.split("|")
             parts[int(index)][field] = file.get_tensor(key)
     return [_built(fields) for fields in parts]
+
+
+def layers_digest(layers: Sequence[PerturbedLayer]) -> str:
+    """sha256 of everything the layers are: a run belongs to one of these."""
+    total = hashlib.sha256()
+    for layer in layers:
+        total.update(type(layer).__name__.encode())
+        for field, value in _fields(layer):
+            total.update(field.encode())
+            if isinstance(value, torch.Tensor):
+                total.update(f"{tuple(value.shape)}".encode())
+                total.update(value.contiguous().numpy().tobytes())
+            else:
+                total.update(repr(value).encode())
+    return total.hexdigest()
 
 
 def layer_names(path: Path) -> list[str]:

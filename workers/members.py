@@ -1,11 +1,13 @@
 """Who the members are: vectors of numbers, or seeds from which workers make the same noise."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kernels.matrix_noise import NoiseKind
+if TYPE_CHECKING:  # the arithmetic needs torch, which the driver's own checks do without
+    from kernels.matrix_noise import NoiseKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +23,7 @@ class NoiseMembers:
     pairs: tuple[int, ...]
     signs: tuple[int, ...]
     sigma: float
-    kind: NoiseKind = "binomial"
+    kind: "NoiseKind" = "binomial"
     mean_D: np.ndarray | None = None
 
     def __len__(self) -> int:
@@ -29,6 +31,13 @@ class NoiseMembers:
 
 
 Members = np.ndarray | NoiseMembers  # vectors_MD (float32), or seeds
+
+
+def some_members(members: Members, start: int, stop: int) -> Members:
+    """Members `start` to `stop` - 1; vectors become float32, as an engine takes them."""
+    if isinstance(members, np.ndarray):
+        return members[start:stop].astype(np.float32)
+    return replace(members, pairs=members.pairs[start:stop], signs=members.signs[start:stop])
 
 
 def identities(members: Members) -> list[str]:

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import cast
 
-import numpy as np
 import ray
 from ray.actor import ActorHandle
 from ray.exceptions import GetTimeoutError, RayError, RayTaskError
@@ -25,7 +24,8 @@ from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 from kernels.errors import ConfigError, EsAlignError, WorkerError
 from workers.evaluator import WorkerSpec
 from workers.layers import PerturbedLayer
-from workers.protocol import Chunk, ChunkResult, Prompt, WorkerInfo
+from workers.members import Members
+from workers.protocol import Chunk, ChunkResult, Move, Moved, Prompt, WorkerInfo
 from workers.worker import Worker
 
 RAY_OBJECT_STORE_BYTES = 256 * 2**20  # prompts and factors; a private cluster needs no more
@@ -67,6 +67,7 @@ class Pool:
         self.spec = spec
         self.num_retries = 0
         self._payload = (list(factors), list(prompts))
+        self._moves: list[Move] = []
         self._actors: list[ActorHandle] = []
         self._own_cluster = False
 
@@ -81,14 +82,15 @@ class Pool:
     ) -> None:
         self.close()
 
-    def start(self) -> list[WorkerInfo]:
-        """Start Ray and all workers, and wait until every model is loaded.
+    def start(self, moves: Sequence[Move] = ()) -> list[WorkerInfo]:
+        """Start Ray and all workers, and wait until every model is loaded and has made `moves`.
 
         Raises ConfigError if the cluster is too small, WorkerError if a worker does not load in
         time; errors of the model itself come through as they were raised.
         """
         self._connect()
         self._check_capacity()
+        self._moves = list(moves)
         factors, prompts = self._payload
         self._refs = (ray.put(self.spec), ray.put(factors), ray.put(prompts))
         self._actors = [self._start_actor(index) for index in range(self.settings.num_workers)]
@@ -113,15 +115,39 @@ class Pool:
             if isinstance(outcome, ChunkResult):
                 results[done.chunk.chunk_id] = outcome
             else:
+                assert isinstance(outcome, Exception)
                 failures[done.chunk.chunk_id] = failures.get(done.chunk.chunk_id, 0) + 1
                 self._give_up_or_retry(done, outcome, failures[done.chunk.chunk_id])
                 queue.appendleft(done.chunk)
             idle.append(done.worker)
         return [results[chunk.chunk_id] for chunk in chunks]
 
-    def canary(self, vectors_MD: np.ndarray, prompt_id: str) -> list[str]:
+    def move(self, move: Move) -> Moved:
+        """Let every worker take a step with its mean; a worker that fails is started again and
+        makes all moves anew.
+
+        Raises WorkerError if two workers hold different means afterwards.
+        """
+        self._moves.append(move)
+        refs = [actor.move.remote(move) for actor in self._actors]
+        outcomes = [self._fetch(ref, self.settings.chunk_deadline_s) for ref in refs]
+        found: list[Moved] = []
+        for worker, outcome in enumerate(outcomes):
+            if isinstance(outcome, Exception):
+                outcome = self._restart(worker, outcome).moved
+            assert isinstance(outcome, Moved)
+            found.append(outcome)
+        first = found[0]
+        if any(moved != first for moved in found):
+            raise WorkerError(
+                f"after generation {move.generation} the workers hold different means; their "
+                "machines or versions differ: use one kind, then go on with --resume"
+            )
+        return first
+
+    def canary(self, members: Members, prompt_id: str) -> list[str]:
         """Modules of any worker that the members leave unchanged (see `Evaluator.canary`)."""
-        refs = [actor.canary.remote(vectors_MD, prompt_id) for actor in self._actors]
+        refs = [actor.canary.remote(members, prompt_id) for actor in self._actors]
         found = self._get(refs, self.settings.chunk_deadline_s, "the canary")
         return sorted({name for names in found for name in names})
 
@@ -183,7 +209,7 @@ class Pool:
         return cast(ActorHandle, actor.remote(index))
 
     def _load(self, index: int) -> ray.ObjectRef:
-        return self._actors[index].load.remote(*self._refs)
+        return self._actors[index].load.remote(*self._refs, self._moves)
 
     def _get(self, refs: Sequence[ray.ObjectRef], deadline_s: float, what: str) -> list:
         try:
@@ -208,12 +234,14 @@ class Pool:
         elapsed = time.monotonic() - running[oldest].started
         return oldest, WorkerError(f"no answer after {elapsed:.0f} s")
 
-    def _fetch(self, ref: ray.ObjectRef) -> ChunkResult | Exception:
+    def _fetch(
+        self, ref: ray.ObjectRef, deadline_s: float = SHORT_CALL_DEADLINE_S
+    ) -> ChunkResult | Moved | Exception:
         """The boundary around one worker's call: what went wrong is returned,
         and recorded by the caller.
         """
         try:
-            return ray.get(ref, timeout=SHORT_CALL_DEADLINE_S)
+            return ray.get(ref, timeout=deadline_s)
         except RayError as error:
             return error
 
@@ -223,19 +251,23 @@ class Pool:
             f"worker {done.worker}, generation {done.chunk.generation}, "
             f"members {members[0]} to {members[-1]}"
         )
-        if isinstance(problem, RayTaskError) and isinstance(problem.cause, EsAlignError):
-            raise problem.cause
         if num_failures > self.settings.max_retries:
             raise _as_user_error(
                 problem,
                 f"{what}, failed {num_failures} times "
                 f"(workers.max_retries={self.settings.max_retries})",
             ) from problem
+        self._restart(done.worker, problem)
+
+    def _restart(self, worker: int, problem: Exception) -> WorkerInfo:
+        """Kill a worker and start it again; raises the problem if a retry would not help."""
+        if isinstance(problem, RayTaskError) and isinstance(problem.cause, EsAlignError):
+            raise problem.cause
         self.num_retries += 1
-        ray.kill(self._actors[done.worker])
-        self._actors[done.worker] = self._start_actor(done.worker)
-        what = f"worker {done.worker} loading the model again"
-        self._get([self._load(done.worker)], self.settings.load_deadline_s, what)
+        ray.kill(self._actors[worker])
+        self._actors[worker] = self._start_actor(worker)
+        what = f"worker {worker} loading the model again"
+        return self._get([self._load(worker)], self.settings.load_deadline_s, what)[0]
 
 
 def _as_user_error(problem: Exception, what: str) -> EsAlignError:

@@ -1,7 +1,8 @@
 """Everything that crosses the wire between the driver and a worker, and nothing else.
 
-Shape suffixes: _M members, _P prompts, _D numbers of a member's vector. After start-up only `Chunk`
-goes out and only `ChunkResult` comes back: no weights, no adapter files.
+Shape suffixes: _M members, _P prompts, _N pairs, _D numbers of a member's vector. After start-up
+only `Chunk` and `Move` go out and only `ChunkResult` and `Moved` come back: no weights, no adapter
+files.
 """
 
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from rewards.base import JsonValue
+from workers.members import Members
 
 MEAN_MEMBER = -2  # the run's current mean, evaluated like a member
 BASE_MEMBER = -1  # the model with nothing added; also padding rows
@@ -41,10 +43,33 @@ class Chunk:
     chunk_id: int
     generation: int
     members: tuple[int, ...]
-    vectors_MD: np.ndarray | None  # float32; None: every member is the unperturbed base
+    perturbed: Members | None  # what they are; None: every member is the unperturbed base
     prompt_ids: tuple[str, ...]
     sampling: Sampling
     sample_members: tuple[int, ...] = ()  # members whose texts come back, for samples.jsonl
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """One step of a mean that the workers hold themselves: scalars from which each makes the same.
+
+    The gradient is `sum_p weight_N[p] E_p`, E_p the noise of pair p in units of one standard
+    deviation; the mean moves by `sigma * unit * step`, with the optimiser's step for it.
+    """
+
+    generation: int  # of the fitness, counted from 0
+    noise_generation: int  # of the noise, which may be used for several generations
+    weight_N: np.ndarray  # float64, one a pair; 0 leaves a pair out
+    sigma: float
+    learning_rate: float
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """What a worker holds after a move."""
+
+    digest: str  # of the mean, the same on every worker
+    step_norm: float  # L2 norm of the move, in units of each layer's own
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,3 +112,4 @@ class WorkerInfo:
     load_s: float
     peak_rss_bytes: int
     num_hooked_layers: int
+    moved: Moved | None = None  # in a seeded space: the mean it holds

@@ -4,11 +4,10 @@ import os
 import time
 from collections.abc import Sequence
 
-import numpy as np
-
 from workers.evaluator import Evaluator, WorkerSpec, peak_rss_bytes
 from workers.layers import PerturbedLayer
-from workers.protocol import Chunk, ChunkResult, Prompt, WorkerInfo
+from workers.members import Members
+from workers.protocol import Chunk, ChunkResult, Move, Moved, Prompt, WorkerInfo
 
 
 class Worker:
@@ -19,11 +18,18 @@ class Worker:
         self.evaluator: Evaluator | None = None
 
     def load(
-        self, spec: WorkerSpec, factors: Sequence[PerturbedLayer], prompts: Sequence[Prompt]
+        self,
+        spec: WorkerSpec,
+        factors: Sequence[PerturbedLayer],
+        prompts: Sequence[Prompt],
+        moves: Sequence[Move],
     ) -> WorkerInfo:
-        """Load the model; a second call is a mistake of the pool."""
+        """Load the model and make the run's moves so far; only once."""
         started = time.perf_counter()
         self.evaluator = Evaluator(spec, factors, prompts)
+        for move in moves:
+            self.evaluator.move(move)
+        means = self.evaluator.means
         return WorkerInfo(
             worker=self.index,
             pid=os.getpid(),
@@ -31,15 +37,20 @@ class Worker:
             load_s=time.perf_counter() - started,
             peak_rss_bytes=peak_rss_bytes(),
             num_hooked_layers=self.evaluator.engine.num_hooked_layers,
+            moved=None if means is None else means.moved,
         )
 
     def evaluate(self, chunk: Chunk) -> ChunkResult:
         """Complete and score a chunk."""
         return self._loaded().evaluate(chunk)
 
-    def canary(self, vectors_MD: np.ndarray, prompt_id: str) -> list[str]:
+    def move(self, move: Move) -> Moved:
+        """Take a step with the mean."""
+        return self._loaded().move(move)
+
+    def canary(self, members: Members, prompt_id: str) -> list[str]:
         """Names of hooked modules that these members leave unchanged."""
-        return self._loaded().canary(vectors_MD, prompt_id)
+        return self._loaded().canary(members, prompt_id)
 
     def peak_rss_bytes(self) -> int:
         """Largest resident size of this worker so far."""
