@@ -86,18 +86,18 @@ def evaluate(
     validate(settings)
     made = _make_task(settings)
     heldout = made.heldout
-    at, vector_D, factors = None, None, []
+    at, mean, factors = None, None, []
     if folder.has_run:
         at = best_generation(folder) if generation is None else generation
-        vector_D = mean_at(folder, at)
-        factors = list(load_space(settings.space, folder.basis).factors)
+        space = load_space(settings.space, folder.basis)
+        mean, factors = space.mean_member(mean_at(folder, at)), list(space.factors)
     model = resolve_model(settings.model, settings.precision)
     started = time.perf_counter()
     with make_pool(settings, model, made.reward_name, factors, heldout) as pool:
         for worker in pool.start():
             reporter.note(f"worker {worker.worker}: {worker.engine} ready in {worker.load_s:.1f} s")
         ids = [prompt.prompt_id for prompt in heldout]
-        rollout = run_one(pool, settings, vector_D, ids, generation=at or 0)
+        rollout = run_one(pool, settings, mean, ids, generation=at or 0)
     result = evaluation_of(rollout, at or 0)
     return EvalResult(
         target=target,

@@ -16,6 +16,7 @@ Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 
 
+SEEDED_SPACES = ("core", "weights")  # members are seeds, and workers hold the mean
 NEW_TOKENS = {"instructions": 40, "gsm8k": 256, "reasoning_gym": 128, "letters": 8}
 
 
@@ -57,7 +58,7 @@ class TaskConfig(Section):
 class SpaceConfig(Section):
     """What is perturbed."""
 
-    kind: Literal["singular_values"] = "singular_values"
+    kind: Literal["singular_values", "core"] = "singular_values"
     basis: Literal["weight", "adapter"] = "weight"
     rank: Count = 8
     """Singular directions per layer (basis weight)."""
@@ -80,12 +81,21 @@ class SpaceConfig(Section):
 class StrategyConfig(Section):
     """How the mean moves."""
 
-    kind: Literal["openai_es", "cma_es"] = "openai_es"
+    kind: Literal["openai_es", "cma_es", "eggroll"] | None = None
+    """Left out or null: the space's own, openai_es for singular values, eggroll for the others."""
     sigma: Positive = 0.05
-    """Standard deviation of the noise, relative to each singular value."""
+    """Standard deviation of the noise: relative to each singular value, or (core) to the root mean
+    square of a layer's leading ones."""
     learning_rate: Positive = 0.1
-    """openai_es: step in units of sigma times the estimated gradient's scale."""
+    """openai_es, eggroll: step in units of sigma times the estimated gradient's scale."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """openai_es, eggroll; with optimizer adam its first beta."""
+    optimizer: Literal["sgd", "momentum", "adam"] = "momentum"
+    """eggroll: what makes a step of the gradient (torch.optim)."""
+    noise: Literal["binomial", "rademacher"] = "binomial"
+    """eggroll: entries of the noise's factors."""
+    noise_reuse: Count = 1
+    """eggroll: generations that share their noise."""
     shaping: Literal["centred", "z_score", "centred_ranks", "none"] = "z_score"
     """How fitness is scaled before the update; prompts are always centred one by one first."""
 
@@ -124,6 +134,11 @@ class WorkersConfig(Section):
     """Memory for vLLM's key-value cache."""
 
 
+def is_seeded(space: str) -> bool:
+    """Whether a space's members are seeds (strategy eggroll), not vectors."""
+    return space in SEEDED_SPACES
+
+
 class Config(Section):
     """A whole run."""
 
@@ -159,3 +174,21 @@ class Config(Section):
         # A section of the wrong kind is told about by its own check, not here.
         name = str(task.get("name", "instructions")) if isinstance(task, Mapping) else ""
         return {**data, "max_new_tokens": NEW_TOKENS.get(name, 40)}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _strategy_of_the_space(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping):
+            return data
+        strategy, space = _fields(data.get("strategy", {})), _fields(data.get("space", {}))
+        if strategy is None or space is None or strategy.get("kind") is not None:
+            return data
+        kind = "eggroll" if is_seeded(str(space.get("kind"))) else "openai_es"
+        return {**data, "strategy": {**strategy, "kind": kind}}
+
+
+def _fields(section: object) -> Mapping[str, object] | None:
+    """A section as a mapping; None for what its own check will refuse."""
+    if isinstance(section, Section):
+        return section.model_dump()
+    return section if isinstance(section, Mapping) else None

@@ -17,8 +17,9 @@ from es_align.fitness import centre_prompts
 from es_align.progress import GenerationLine, Reporter
 from es_align.rollout import Rollout, run_base_copies, run_one, run_population
 from es_align.session import Run
-from es_align.strategies import Population, Update
+from es_align.strategies import Update
 from es_align.tasks import Task
+from workers.members import some_members
 from workers.pool import Pool
 
 CANARY_MEMBERS = 2
@@ -42,6 +43,7 @@ def run_generations(
         answered = time.perf_counter()
         fitness_M = centre_prompts(rollout.rewards_MP)
         update = run.strategy.tell(population, fitness_M)
+        update = run.moved(update, None if update.move is None else pool.move(update.move))
         metrics = generation_metrics(rollout, fitness_M, update, answered - asked, noise_floor)
         run.record_generation(fitness_M, prompt_ids, rollout, update, metrics)
         overhead = (asked - started) + (time.perf_counter() - answered)
@@ -67,7 +69,8 @@ def run_generations(
 def check_hooks(run: Run, task: Task, pool: Pool) -> None:
     """Raise WorkerError unless both members of a pair change the output of every hooked layer."""
     population = run.strategy.ask(run.completed)
-    untouched = pool.canary(_few(population), task.train[0].prompt_id)
+    few = some_members(population.members, 0, CANARY_MEMBERS)
+    untouched = pool.canary(few, task.train[0].prompt_id)
     if untouched:
         raise WorkerError(
             f"{len(untouched)} hooked layers give the base model's output for every member, first "
@@ -108,8 +111,8 @@ def evaluate_mean(run: Run, task: Task, pool: Pool, config: Config) -> Evaluatio
     nothing is compared with a bare base.
     """
     prompt_ids = [prompt.prompt_id for prompt in task.heldout]
-    mean_D = run.strategy.mean_D
-    rollout = run_one(pool, config, mean_D, prompt_ids, generation=run.completed, with_samples=True)
+    mean = run.mean_member()
+    rollout = run_one(pool, config, mean, prompt_ids, generation=run.completed, with_samples=True)
     run.folder.append_samples(run.completed, rollout.samples)
     return evaluation_of(rollout, run.completed)
 
@@ -145,10 +148,6 @@ def generation_metrics(
         **{f"reason/{reason}": count for reason, count in rollout.reasons.items()},
         **{f"metric/{name}": float(np.nanmean(t)) for name, t in rollout.metrics_MP.items()},
     }
-
-
-def _few(population: Population) -> np.ndarray:
-    return population.vectors_MD[:CANARY_MEMBERS].astype(np.float32)
 
 
 def _spread(values: Sequence[float] | np.ndarray) -> float:

@@ -78,7 +78,7 @@ def export_adapter(
         num_threads=torch.get_num_threads(),
     )
     engine = TorchEngine(spec, renderer)
-    engine.set_members(mean_D[None])
+    engine.set_members(space.mean_member(mean_D))
     own = torch.cat([engine.logits([Request(ids, 0, 0)]) for ids in tokens])
     bare = torch.cat([engine.logits([Request(ids, -1, 0)]) for ids in tokens])
     del engine

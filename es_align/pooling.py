@@ -9,6 +9,7 @@ from es_align.config import Config, Precision
 from es_align.models import ModelPaths, resolve_model
 from workers.evaluator import WorkerSpec
 from workers.layers import PerturbedLayer
+from workers.means import MeanSettings
 from workers.pool import Pool, PoolSettings
 from workers.protocol import Prompt
 
@@ -21,9 +22,10 @@ def make_pool(
     reward_name: str,
     factors: Sequence[PerturbedLayer],
     prompts: Sequence[Prompt],
+    means: MeanSettings | None = None,
 ) -> Pool:
     """The configured pool, not started yet;
-    without factors its workers hold the base model only.
+    without factors its workers hold the base model only, without `means` no mean of their own.
     """
     workers = config.workers
     num_cpus = workers.cpus or default_cores(config)
@@ -46,6 +48,7 @@ def make_pool(
         max_new_tokens=config.max_new_tokens,
         kv_cache_gb=workers.kv_cache_gb,
         num_threads=num_cpus,
+        means=means,
         is_compiled=workers.gpus > 0 if workers.compile is None else workers.compile,
     )
     return Pool(settings, spec, factors, prompts)

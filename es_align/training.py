@@ -8,11 +8,13 @@ from collections.abc import Mapping
 import numpy as np
 
 from es_align.driver import run_generations
+from es_align.errors import LedgerError
 from es_align.evaluation import Evaluation, best_of, gains
 from es_align.exporting import export_adapter
 from es_align.models import ModelPaths
 from es_align.pooling import make_pool
 from es_align.progress import Header, Reporter
+from es_align.rebuild import mean_settings
 from es_align.report.plots import write_plots
 from es_align.report.summary import Gain, HeldOut, Summary
 from es_align.results import Scored, TrainResult, scored
@@ -20,6 +22,7 @@ from es_align.run_folder import METRICS_FILE, SAMPLES_FILE, RunFolder
 from es_align.session import Run
 from es_align.tasks import Task
 from workers.evaluator import peak_rss_bytes
+from workers.protocol import WorkerInfo
 
 
 def run_training(run: Run, task: Task, model: ModelPaths, reporter: Reporter) -> TrainResult:
@@ -29,8 +32,10 @@ def run_training(run: Run, task: Task, model: ModelPaths, reporter: Reporter) ->
     if run.ledger.dropped_tail is not None:
         reporter.note(run.ledger.dropped_tail)
     prompts = [*task.train, *task.heldout]
-    with make_pool(config, model, task.reward_name, run.space.factors, prompts) as pool:
-        for worker in pool.start():
+    means, layers = mean_settings(config), run.space.factors
+    with make_pool(config, model, task.reward_name, layers, prompts, means) as pool:
+        for worker in pool.start(run.moves):
+            check_mean(run, worker)
             reporter.note(
                 f"worker {worker.worker}: {worker.engine} ready in {worker.load_s:.1f} s, "
                 f"{worker.num_hooked_layers} layers carry the population"
@@ -47,6 +52,16 @@ def run_training(run: Run, task: Task, model: ModelPaths, reporter: Reporter) ->
     result = _result(run, best, noise_floor, driver_s / loop_s, peak)
     reporter.finish(_summary(result, folder))
     return result
+
+
+def check_mean(run: Run, worker: WorkerInfo) -> None:
+    """Raise LedgerError if a worker has rebuilt another mean than the ledger says."""
+    if worker.moved is not None and worker.moved.digest != run.mean_digest:
+        raise LedgerError(
+            f"worker {worker.worker} rebuilt a mean with digest {worker.moved.digest[:12]}, "
+            f"{run.folder.ledger} says {run.mean_digest[:12]} after {run.completed} generations; "
+            "its machine or versions are of another kind than those that wrote it: use the same"
+        )
 
 
 def _save_adapter(run: Run, model: ModelPaths, generation: int, reporter: Reporter) -> None:
@@ -67,7 +82,7 @@ def _header(run: Run, task: Task) -> Header:
         engine=config.workers.engine,
         task=f"{task.name}: {len(task.train)} training prompts, {len(task.heldout)} held out",
         space=f"{config.space.kind} ({config.space.basis})",
-        strategy=config.strategy.kind,
+        strategy=run.strategy.kind,
         dimension=run.space.dimension,
         generations=config.generations,
         first_generation=run.completed,

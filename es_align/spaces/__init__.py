@@ -4,12 +4,12 @@ from pathlib import Path
 
 from es_align.config import SpaceConfig
 from es_align.spaces.base import Space
+from es_align.spaces.cores import Cores, make_cores
 from es_align.spaces.layers import layers_for
 from es_align.spaces.singular_values import SingularValues, make_singular_values
-from workers.layers import LayerFactors, load_factors
+from workers.layers import CoreLayer, LayerFactors, load_factors
 
-MAKERS = {"singular_values": make_singular_values}
-LOADERS = {"singular_values": SingularValues}
+MAKERS = {"singular_values": make_singular_values, "core": make_cores}
 
 
 def make_space(config: SpaceConfig, model_path: Path) -> Space:
@@ -20,7 +20,9 @@ def make_space(config: SpaceConfig, model_path: Path) -> Space:
 def load_space(config: SpaceConfig, basis_path: Path) -> Space:
     """The space of a run from the factors kept in its folder; no model is read."""
     layers = load_factors(basis_path)
-    return LOADERS[config.kind]([layer for layer in layers if isinstance(layer, LayerFactors)])
+    if config.kind == "core":
+        return Cores([layer for layer in layers if isinstance(layer, CoreLayer)])
+    return SingularValues([layer for layer in layers if isinstance(layer, LayerFactors)])
 
 
 __all__ = ["Space", "layers_for", "load_space", "make_space"]

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from workers.layers import PerturbedLayer
+from workers.members import Members
 
 
 class LoraFactors(NamedTuple):
@@ -37,6 +38,10 @@ class Space(Protocol):
     @property
     def digest(self) -> str:
         """sha256 of the factors; a ledger belongs to one of these."""
+        ...
+
+    def mean_member(self, mean_D: np.ndarray) -> Members:
+        """One member for an engine: the model at this mean."""
         ...
 
     def lora(self, vector_D: np.ndarray) -> Mapping[str, LoraFactors]:

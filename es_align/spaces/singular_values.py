@@ -7,7 +7,6 @@ weight (as in PiSSA and SVFit) and a candidate scales them. Numbers are relative
 singular value by a tenth of itself, so one sigma carries across layers and model sizes.
 """
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from es_align.spaces.base import LoraFactors
 from es_align.spaces.bases import weight_bases
 from kernels.shared_basis import SharedBasis
 from kernels.svd import leading_svd
-from workers.layers import LayerFactors
+from workers.layers import LayerFactors, layers_digest
 
 
 class SingularValues:
@@ -32,7 +31,11 @@ class SingularValues:
     def __init__(self, factors: Sequence[LayerFactors]) -> None:
         self.factors = list(factors)
         self.dimension = sum(layer.num_numbers for layer in self.factors)
-        self.digest = _digest(self.factors)
+        self.digest = layers_digest(self.factors)
+
+    def mean_member(self, mean_D: np.ndarray) -> np.ndarray:
+        """One member: the mean itself, float32 (1, D)."""
+        return mean_D[None].astype(np.float32)
 
     def lora(self, vector_D: np.ndarray) -> Mapping[str, LoraFactors]:
         """`(down_RI, up_OR)` of every layer at this vector, fp32;
@@ -93,15 +96,3 @@ def _adapter_layer(name: str, adapter: Adapter, alpha: float) -> LayerFactors:
         base_b_R=svd_b.values_R,
         unit_b_R=svd_b.values_R,
     )
-
-
-def _digest(factors: Sequence[LayerFactors]) -> str:
-    total = hashlib.sha256()
-    for layer in factors:
-        total.update(f"{layer.name}|{layer.num_moving}".encode())
-        parts = (layer.basis.right_IR, layer.basis.left_OR, layer.basis.core_RR)
-        scales = (layer.base_a_R, layer.unit_a_R, layer.base_b_R, layer.unit_b_R)
-        for tensor in (*parts, *scales):
-            if tensor is not None:
-                total.update(tensor.contiguous().numpy().tobytes())
-    return total.hexdigest()

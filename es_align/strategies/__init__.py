@@ -3,9 +3,14 @@
 from es_align.config import StrategyConfig
 from es_align.strategies.base import Population, Strategy, StrategyFactory, StrategyState, Update
 from es_align.strategies.cma_es import CMAES
+from es_align.strategies.eggroll import Eggroll
 from es_align.strategies.openai_es import OpenAIES
 
-STRATEGIES: dict[str, StrategyFactory] = {OpenAIES.kind: OpenAIES, CMAES.kind: CMAES}
+STRATEGIES: dict[str, StrategyFactory] = {
+    OpenAIES.kind: OpenAIES,
+    CMAES.kind: CMAES,
+    Eggroll.kind: Eggroll,
+}
 
 
 def make_strategy(
@@ -15,6 +20,7 @@ def make_strategy(
 
     Raises ConfigError if the strategy cannot serve that population or dimension.
     """
+    assert config.kind is not None  # filled in with the whole configuration
     factory = STRATEGIES[config.kind]
     return factory(config, dimension=dimension, population=population, seed=seed)
 

@@ -16,6 +16,8 @@ import numpy as np
 from es_align.config import StrategyConfig
 from es_align.errors import ConfigError, WorkerError
 from rewards.base import JsonValue
+from workers.members import Members
+from workers.protocol import Move
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +25,16 @@ class Population:
     """The candidates of one generation."""
 
     generation: int
-    vectors_MD: np.ndarray  # float64, mean plus offsets, row m is member m
+    members: Members  # float64 vectors, mean plus offsets, row m is member m; or their seeds
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+    @property
+    def vectors_MD(self) -> np.ndarray:
+        """Of a space whose members are vectors."""
+        assert isinstance(self.members, np.ndarray)
+        return self.members
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +47,7 @@ class Update:
     num_excluded: int  # the others: no fitness, or the partner in the pair has none
     sigma: float  # of this generation's noise
     learning_rate: float
+    move: Move | None = None  # of a mean that the workers hold: then they know its norm, too
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +65,10 @@ class Strategy(Protocol):
     dimension: int
 
     @property
-    def mean_D(self) -> np.ndarray:
-        """The mean, float64 (D,): a copy that can be kept and not written to."""
+    def mean_D(self) -> np.ndarray | None:
+        """The mean, float64 (D,): a copy that can be kept and not written to; None if the workers
+        hold it, moved by each `Update.move`.
+        """
         ...
 
     def ask(self, generation: int) -> Population:
@@ -105,9 +119,9 @@ def require_members(generation: int, num_used: int, num_members: int) -> None:
 
 def require_fitness(population: Population, fitness_M: np.ndarray, num_members: int) -> None:
     """Raise ValueError unless population and fitness are both of `num_members` members."""
-    if len(population.vectors_MD) != num_members or np.shape(fitness_M) != (num_members,):
+    if len(population) != num_members or np.shape(fitness_M) != (num_members,):
         raise ValueError(
-            f"population of {len(population.vectors_MD)} vectors and fitness of shape "
+            f"population of {len(population)} members and fitness of shape "
             f"{np.shape(fitness_M)} do not fit a strategy of {num_members} members"
         )
 

@@ -13,7 +13,10 @@ DIMENSION = 12
 POPULATION = 16
 TARGET_D = np.linspace(-0.3, 0.5, DIMENSION)
 
-pytestmark = pytest.mark.parametrize("kind", STRATEGIES)
+# Whose members are vectors; `eggroll` has its own, with the means that it moves.
+VECTOR_STRATEGIES = sorted(set(STRATEGIES) - {"eggroll"})
+
+pytestmark = pytest.mark.parametrize("kind", VECTOR_STRATEGIES)
 
 
 def make(kind: str, *, dimension: int = DIMENSION, seed: int = 1) -> Strategy:
