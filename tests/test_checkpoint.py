@@ -44,7 +44,7 @@ def test_what_is_saved_loads_exactly(tmp_path: Path) -> None:
         assert digest(checkpoint.state.arrays[name]) == digest(array)
 
 
-@pytest.mark.parametrize("kind", STRATEGIES)
+@pytest.mark.parametrize("kind", sorted(set(STRATEGIES) - {"eggroll"}))  # whose state is the ledger
 def test_a_strategy_goes_on_from_disk_bit_for_bit(tmp_path: Path, kind: str) -> None:
     config = StrategyConfig.model_validate({"kind": kind})
 

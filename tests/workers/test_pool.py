@@ -60,7 +60,7 @@ def make_chunks(num_tokens: int = 64) -> list[Chunk]:
             chunk_id=index,
             generation=0,
             members=tuple(range(4 * index, 4 * index + 4)),
-            vectors_MD=(0.3 * random.normal(size=(4, SPACE.dimension))).astype(np.float32),
+            perturbed=(0.3 * random.normal(size=(4, SPACE.dimension))).astype(np.float32),
             prompt_ids=tuple(prompt.prompt_id for prompt in TASK.batch(0)),
             sampling=Sampling(num_tokens),
         )
@@ -121,7 +121,7 @@ def test_an_error_a_user_can_mend_comes_through_as_it_was(
     started: tuple[Pool, list[WorkerInfo]],
 ) -> None:
     pool, _ = started
-    chunk = replace(make_chunks()[0], vectors_MD=np.zeros((4, 3), np.float32))
+    chunk = replace(make_chunks()[0], perturbed=np.zeros((4, 3), np.float32))
     with pytest.raises(WorkerError, match="do not fit 4 slots"):
         pool.evaluate([chunk])
 
