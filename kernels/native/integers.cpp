@@ -2,29 +2,40 @@
 // bf16. Both are exact.
 
 #include <cstdint>
+#include <cstring>
 
 namespace {
 
-constexpr int kLanes = 16; // Philox blocks made at once
+// Philox blocks made at once. With 16, GCC unrolls the loops before it would vectorise them, and
+// everything takes ten times as long.
+constexpr int kLanes = 32;
 
-// Philox 4x32-10 (Salmon et al. 2011) on kLanes consecutive blocks at once.
+// Philox 4x32-10 (Salmon et al. 2011) on kLanes consecutive blocks at once. Words lie in 64 bits,
+// of which the upper half is ignored: the form that a processor multiplies without moving lanes.
 void philox_blocks(uint32_t words[4][kLanes], uint32_t block, uint32_t c1, uint32_t c2,
                    uint32_t c3, uint32_t k0, uint32_t k1) {
+  uint64_t a[kLanes], b[kLanes], c[kLanes], d[kLanes];
   for (int l = 0; l < kLanes; ++l) {
-    words[0][l] = block + uint32_t(l);
-    words[1][l] = c1;
-    words[2][l] = c2;
-    words[3][l] = c3;
+    a[l] = block + uint32_t(l);
+    b[l] = c1;
+    c[l] = c2;
+    d[l] = c3;
   }
   for (int round = 0; round < 10; ++round, k0 += 0x9E3779B9u, k1 += 0xBB67AE85u)
     for (int l = 0; l < kLanes; ++l) {
-      const uint64_t first = uint64_t(0xD2511F53u) * words[0][l];
-      const uint64_t second = uint64_t(0xCD9E8D57u) * words[2][l];
-      words[0][l] = uint32_t(second >> 32) ^ words[1][l] ^ k0;
-      words[1][l] = uint32_t(second);
-      words[2][l] = uint32_t(first >> 32) ^ words[3][l] ^ k1;
-      words[3][l] = uint32_t(first);
+      const uint64_t first = uint64_t(0xD2511F53u) * uint32_t(a[l]);
+      const uint64_t second = uint64_t(0xCD9E8D57u) * uint32_t(c[l]);
+      a[l] = (second >> 32) ^ b[l] ^ k0;
+      b[l] = second;
+      c[l] = (first >> 32) ^ d[l] ^ k1;
+      d[l] = first;
     }
+  for (int l = 0; l < kLanes; ++l) {
+    words[0][l] = uint32_t(a[l]);
+    words[1][l] = uint32_t(b[l]);
+    words[2][l] = uint32_t(c[l]);
+    words[3][l] = uint32_t(d[l]);
+  }
 }
 
 // bf16 bits as integers in the numbers' order; -0 equals +0.
@@ -69,15 +80,21 @@ void es_fill_noise(int8_t *out, const int64_t *pairs, int64_t num_pairs, int64_t
         uint32_t words[4][kLanes];
         philox_blocks(words, uint32_t(k * blocks + block), parameter_word, uint32_t(pairs[n]),
                       generation, k0, k1);
-        const int64_t begin = block * elements;
-        const int64_t end = begin + kLanes * elements;
-        for (int64_t i = begin > first ? begin : first; i < (end < stop ? end : stop); ++i) {
-          const int64_t lane = (i - begin) / elements, within = (i - begin) % elements;
-          const int64_t word = kind == 0 ? within : within / 32;
-          const uint32_t bits = words[word][lane];
-          row[i] = kind == 0 ? int8_t(__builtin_popcount(bits) - 16)
-                             : int8_t(2 * int((bits >> (within % 32)) & 1u) - 1);
+        int8_t values[128 * kLanes];
+        if (kind == 0) {
+          for (int l = 0; l < kLanes; ++l)
+            for (int w = 0; w < 4; ++w)
+              values[4 * l + w] = int8_t(__builtin_popcount(words[w][l]) - 16);
+        } else {
+          for (int l = 0; l < kLanes; ++l)
+            for (int w = 0; w < 4; ++w)
+              for (int bit = 0; bit < 32; ++bit)
+                values[128 * l + 32 * w + bit] = int8_t(2 * int((words[w][l] >> bit) & 1u) - 1);
         }
+        const int64_t begin = block * elements;
+        const int64_t from = begin > first ? begin : first;
+        const int64_t to = begin + kLanes * elements < stop ? begin + kLanes * elements : stop;
+        std::memcpy(row + from, values + (from - begin), size_t(to - from));
       }
     }
 }

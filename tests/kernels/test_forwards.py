@@ -209,7 +209,8 @@ def test_two_ranks_of_a_split_layer_make_the_whole(
 def test_compiled_noise_is_the_reference_s(kind: str) -> None:
     stream = NoiseStream(2**40 + 17, 5, kind)  # pyright: ignore[reportArgumentType]
     pairs = (0, 3, 2**31 + 1)
-    for width, columns in ((1, (0, 1)), (130, (0, 130)), (577, (3, 258)), (576, (575, 576))):
+    parts = ((1, (0, 1)), (130, (0, 130)), (577, (3, 258)), (576, (575, 576)), (9000, (131, 8999)))
+    for width, columns in parts:
         out = torch.zeros(3, 2, columns[1] - columns[0] + 4, dtype=torch.int8)
         view = out[:, :, 1:-3]
         fill_factor_noise_(view, stream, pairs, 9, width, columns[0])
