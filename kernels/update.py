@@ -118,8 +118,8 @@ def matrix_update(
         return torch.zeros(num_rows, num_columns, dtype=torch.float64, device=device)
     total_RC = torch.empty(num_rows, num_columns, dtype=torch.float64, device=device)
     rank = matrix.noise_rank
-    row_bytes = FACTOR_BYTES * rank * (num_rows + num_columns)
-    num_at_once = max(1, CHUNK_BYTES // row_bytes)
+    pair_bytes = FACTOR_BYTES * rank * (num_rows + num_columns)
+    num_at_once = max(1, CHUNK_BYTES // pair_bytes)
     row_parameter = 2 * matrix.parameter + matrix.row_side
     column_parameter = 2 * matrix.parameter + 1 - matrix.row_side
     for start in range(0, len(weights.pairs), num_at_once):
