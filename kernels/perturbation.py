@@ -1,10 +1,10 @@
 """The one signature of every batched forward: what a layer's members add to its output.
 
 A perturbation holds static tensors (so a captured graph stays valid) and is told per row which
-member it belongs to. Three forms exist: `kernels.shared_basis.ScaledBasis`,
-`kernels.core.CoreNoise` and `kernels.low_rank.LowRankNoise`. Each has a float64 definition, a torch
-path that runs anywhere, a compiled path for CPUs (`kernels.native`) and a Triton path
-(`kernels.gpu`).
+member it belongs to. Four forms exist: `kernels.shared_basis.ScaledBasis`,
+`kernels.core.CoreNoise`, `kernels.low_rank.LowRankNoise` and `kernels.lora.LoraNoise`. Each has a
+float64 definition, a torch path that runs anywhere, a compiled path for CPUs (`kernels.native`) and
+a Triton path (`kernels.gpu`).
 
 Shape suffixes: _T rows (tokens), _I in features, _O out features, _M members, _N pairs, _S columns
 of coefficients, _K rank of the noise.

@@ -42,6 +42,15 @@ class _LowRank(ctypes.Structure):
     ]
 
 
+class _Lora(ctypes.Structure):
+    _fields_ = [
+        ("mean", _Directions),
+        *((name, _POINTER) for name in ("down_left", "down_right", "up_left", "up_right")),
+        *((name, _POINTER) for name in ("pair", "coefficient")),
+        *((name, _INT) for name in ("out_features", "noise_rank")),
+    ]
+
+
 class PackedDirections:
     """Shared directions as the C functions read them: bf16, the left ones packed in blocks."""
 
@@ -143,6 +152,35 @@ class LowRankCall(NativeCall):
             _widths(widths),
         )
         super().__init__("es_add_low_rank", layer, kept)
+
+
+class LoraCall(NativeCall):
+    """`kernels.lora.LoraNoise`; `mean` is told when it moves, the factors lie in [-32, 31]."""
+
+    def __init__(
+        self,
+        right_QI: torch.Tensor,
+        left_OR: torch.Tensor,
+        widths: Sequence[int],
+        *,
+        down_left_NSKR: torch.Tensor,
+        down_right_NSKI: torch.Tensor,
+        up_left_NKO: torch.Tensor,
+        up_right_NSKR: torch.Tensor,
+        pair_M: torch.Tensor,
+        coefficient_MS: torch.Tensor,
+    ) -> None:
+        mean = PackedDirections(right_QI, left_OR, widths)
+        noise = (down_left_NSKR, down_right_NSKI, up_left_NKO, up_right_NSKR)
+        tables = (*noise, pair_M, coefficient_MS)
+        layer = _Lora(
+            mean.structure,
+            *(table.data_ptr() for table in tables),
+            up_left_NKO.shape[2],
+            up_left_NKO.shape[1],
+        )
+        super().__init__("es_add_lora", layer, (mean, *tables))
+        self.mean = mean
 
 
 def fill_noise_(

@@ -21,7 +21,7 @@ from kernels.compiler import COMPILERS, find_compiler
 from kernels.processor import read_processor
 
 FOLDER = Path(__file__).parent
-SOURCES = tuple(FOLDER / f"{name}.cpp" for name in ("population", "integers"))
+SOURCES = tuple(FOLDER / f"{name}.cpp" for name in ("population", "lora", "integers"))
 HEADERS = (FOLDER / "bf16.h", FOLDER / "directions.h")
 SWITCH = "ES_ALIGN_NATIVE"
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-fopenmp", "-shared", "-fPIC")
@@ -32,6 +32,7 @@ _POINTER, _INT = ctypes.c_void_p, ctypes.c_int64
 SIGNATURES: dict[str, tuple[type | None, list[type]]] = {
     "es_add_shared_basis": (None, [_POINTER] * 4 + [_INT] * 3),
     "es_add_low_rank": (None, [_POINTER] * 4 + [_INT] * 3),
+    "es_add_lora": (None, [_POINTER] * 4 + [_INT] * 3),
     "es_pack_left": (None, [_POINTER] * 3 + [_INT] * 2),
     "es_packed_size": (_INT, [_POINTER] + [_INT] * 2),
     "es_fill_noise": (
