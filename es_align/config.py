@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 Precision = Literal["fp32", "bf16", "int8", "int4"]
-SpaceKind = Literal["singular_values", "core", "weights"]  # what the engine can perturb
+SpaceKind = Literal["singular_values", "core", "lora", "weights"]  # what the engine can perturb
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 

@@ -36,7 +36,7 @@ class CoreNoise(PairNoise):
             max_pairs, slices, noise_rank, rank, dtype=torch.int8, device=device
         )
         self.right_NSKR = torch.zeros_like(self.left_NSKR)
-        super().__init__(self.left_NSKR, self.right_NSKR, slices, max_members)
+        super().__init__((self.left_NSKR, self.right_NSKR), noise_rank, slices, max_members)
 
     def _add_by_triton(
         self, y_TO: torch.Tensor, x_TI: torch.Tensor, member_T: torch.Tensor
@@ -61,11 +61,10 @@ class CoreNoise(PairNoise):
         self, y_TO: torch.Tensor, x_TI: torch.Tensor, member_T: torch.Tensor
     ) -> torch.Tensor:
         hidden_TSR = self.basis.project(x_TI)
-        pair_T = self.pair_M[member_T]
         mixed_TSR = torch.einsum("tsr,srq->tsq", hidden_TSR, self.core_SRR)
-        inner_TSK = torch.einsum("tsr,tskr->tsk", hidden_TSR, self.right_NSKR[pair_T].float())
+        inner_TSK = self._inner(hidden_TSR, self.right_NSKR, member_T)
         inner_TSK *= self.coefficient_MS[member_T][..., None]
-        mixed_TSR += torch.einsum("tsk,tskr->tsr", inner_TSK, self.left_NSKR[pair_T].float())
+        mixed_TSR += self._outer(inner_TSK, self.left_NSKR, member_T)
         return self.basis.expand_(y_TO, mixed_TSR * (member_T >= 0)[:, None, None])
 
     def definition(self, x_TI: torch.Tensor, member_T: torch.Tensor) -> torch.Tensor:

@@ -35,7 +35,6 @@ class LowRankNoise(PairNoise):
         device: torch.device | str = "cpu",
     ) -> None:
         self.widths = list(widths)
-        self.rank = noise_rank
         slices, out_features = len(self.widths), sum(self.widths)
         self.right_NSKI = torch.zeros(
             max_pairs, slices, noise_rank, in_features, dtype=torch.int8, device=device
@@ -43,7 +42,7 @@ class LowRankNoise(PairNoise):
         self.left_NKO = torch.zeros(
             max_pairs, noise_rank, out_features, dtype=torch.int8, device=device
         )
-        super().__init__(self.left_NKO, self.right_NSKI, slices, max_members)
+        super().__init__((self.left_NKO, self.right_NSKI), noise_rank, slices, max_members)
 
     def _add_by_triton(
         self, y_TO: torch.Tensor, x_TI: torch.Tensor, member_T: torch.Tensor
@@ -60,15 +59,12 @@ class LowRankNoise(PairNoise):
     def _add_by_torch(
         self, y_TO: torch.Tensor, x_TI: torch.Tensor, member_T: torch.Tensor
     ) -> torch.Tensor:
-        pair_T, x_float_TI = self.pair_M[member_T], x_TI.float()
-        start = 0
+        x_float_TI, start = x_TI.float(), 0
         for index, width in enumerate(self.widths):
-            y_slice = y_TO[:, start : start + width]
-            right_TKI = self.right_NSKI[:, index][pair_T].float()
-            left_TKO = self.left_NKO[:, :, start : start + width][pair_T].float()
-            inner_TK = torch.einsum("ti,tki->tk", x_float_TI, right_TKI)
+            y_slice, left_NKO = (t[..., start : start + width] for t in (y_TO, self.left_NKO))
+            inner_TK = self._inner(x_float_TI, self.right_NSKI[:, index], member_T)
             inner_TK *= self.coefficient_MS[member_T, index, None]
-            y_slice.copy_(y_slice + torch.einsum("tk,tko->to", inner_TK, left_TKO))
+            y_slice.copy_(y_slice + self._outer(inner_TK, left_NKO, member_T))
             start += width
         return y_TO
 

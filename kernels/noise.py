@@ -28,6 +28,7 @@ class Purpose(IntEnum):
     BOOTSTRAP = 4  # resampling for intervals
     STRATEGY = 5  # what a strategy draws beside its noise
     DATA = 6  # procedural data sets
+    FACTORS = 7  # what a space's own matrices start with: (layer)
 
 
 def philox(seed: int, purpose: Purpose, *counter: int) -> np.random.Generator:

@@ -1,15 +1,17 @@
 """The one signature of every batched forward: what a layer's members add to its output.
 
 A perturbation holds static tensors (so a captured graph stays valid) and is told per row which
-member it belongs to. Three forms exist: `kernels.shared_basis.ScaledBasis`,
-`kernels.core.CoreNoise` and `kernels.low_rank.LowRankNoise`. Each has a float64 definition, a torch
-path that runs anywhere, a compiled path for CPUs (`kernels.native`) and a Triton path
-(`kernels.gpu`).
+member it belongs to. Four forms exist: `kernels.shared_basis.ScaledBasis`,
+`kernels.core.CoreNoise`, `kernels.low_rank.LowRankNoise` and `kernels.lora.LoraNoise`. Each has a
+float64 definition, a torch path that runs anywhere, a compiled path for CPUs (`kernels.native`) and
+a Triton path (`kernels.gpu`).
 
-Shape suffixes: _T rows (tokens), _I in features, _O out features, _M members.
+Shape suffixes: _T rows (tokens), _I in features, _O out features, _M members, _N pairs, _S columns
+of coefficients, _K rank of the noise.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Literal, NamedTuple, Protocol
 
 import torch
@@ -98,20 +100,26 @@ class BatchedForward(ABC):
 
 
 class PairNoise(BatchedForward):
-    """int8 factors of every pair, and which pair and coefficient each member has.
+    """int8 factors of every pair, and which pair and coefficients each member has.
 
-    `coefficient_MS` is fp32 with one row of zeros at the end, which NOBODY picks; `pair_M` is int32
-    and gives the row of each member's pair in `left` and `right`.
+    `coefficient_MS` is fp32 with a column for each perturbed matrix and one row of zeros at the
+    end, which NOBODY picks; `pair_M` is int32 and gives the row of each member's pair in every one
+    of `factors`.
     """
 
     def __init__(
-        self, left: torch.Tensor, right: torch.Tensor, num_slices: int, max_members: int
+        self,
+        factors: Sequence[torch.Tensor],
+        noise_rank: int,
+        num_matrices: int,
+        max_members: int,
     ) -> None:
         super().__init__()
-        self._factors = (left, right)
-        device = left.device
+        self.noise_rank = noise_rank
+        self._factors = tuple(factors)
+        device = self._factors[0].device
         self.pair_M = torch.zeros(max_members + 1, dtype=torch.int32, device=device)
-        self.coefficient_MS = torch.zeros(max_members + 1, num_slices, device=device)
+        self.coefficient_MS = torch.zeros(max_members + 1, num_matrices, device=device)
 
     @property
     def max_pairs(self) -> int:
@@ -122,3 +130,17 @@ class PairNoise(BatchedForward):
     def member_bytes(self) -> int:
         """Bytes of the pairs' factors and the members' coefficients."""
         return sum(table.nbytes for table in (*self._factors, self.pair_M, self.coefficient_MS))
+
+    def _inner(
+        self, x_TI: torch.Tensor, right_NKI: torch.Tensor, member_T: torch.Tensor
+    ) -> torch.Tensor:
+        """`x b` of each row's pair, `(T, K)`; between _T and _K or _I more dimensions may stand."""
+        right_TKI = right_NKI[self.pair_M[member_T]].to(x_TI.dtype)
+        return torch.einsum("t...i,t...ki->t...k", x_TI, right_TKI)
+
+    def _outer(
+        self, inner_TK: torch.Tensor, left_NKO: torch.Tensor, member_T: torch.Tensor
+    ) -> torch.Tensor:
+        """`inner a^T` of each row's pair, `(T, O)`, with the same dimensions between."""
+        left_TKO = left_NKO[self.pair_M[member_T]].to(inner_TK.dtype)
+        return torch.einsum("t...k,t...ko->t...o", inner_TK, left_TKO)

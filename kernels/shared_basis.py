@@ -14,6 +14,7 @@ Shape suffixes: _T rows (tokens), _I in features, _O out features, _S slices, _R
 _M members (in tables plus one zero row, which NOBODY = -1 picks).
 """
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -25,7 +26,7 @@ from kernels.perturbation import BatchedForward, Slice
 
 @dataclass(frozen=True, slots=True)
 class SharedBasis:
-    """Frozen directions of one linear layer of the checkpoint.
+    """Directions of one linear layer of the checkpoint, the same for all members.
 
     `core_RR` is None in the one-factor form.
     """
@@ -54,16 +55,11 @@ class FusedBasis:
             raise ValueError("cannot fuse one-factor and two-factor layers")
         self.rank = max(basis.right_IR.shape[1] for basis in bases)
         self.widths = [part.num_rows for part in slices]
-        first, stop = slices[0].first_column, slices[0].first_column + slices[0].num_columns
-        self.right_QI = torch.cat(
-            [_pad(basis.right_IR[first:stop], self.rank).T for basis in bases]
-        ).to(device, dtype)
-        self.left_OR = torch.cat(
-            [
-                _pad(basis.left_OR[part.first_row : part.first_row + part.num_rows], self.rank)
-                for basis, part in zip(bases, slices, strict=True)
-            ]
-        ).to(device, dtype)
+        stops = itertools.accumulate(self.widths)
+        self.columns = [slice(s - w, s) for s, w in zip(stops, self.widths, strict=True)]  # of y
+        self._slices = list(slices)
+        stacked = self._stacked(bases)
+        self.right_QI, self.left_OR = (directions.to(device, dtype) for directions in stacked)
         cores = [basis.core_RR for basis in bases if basis.core_RR is not None]
         self.core_SRR: torch.Tensor | None = None
         if cores:
@@ -75,6 +71,22 @@ class FusedBasis:
         """Checkpoint layers computed together."""
         return len(self.widths)
 
+    def write_(self, bases: Sequence[SharedBasis]) -> None:
+        """Put other directions of the same shapes into the same tensors, where graphs find them."""
+        for kept, given in zip((self.right_QI, self.left_OR), self._stacked(bases), strict=True):
+            kept.copy_(given)
+
+    def _stacked(self, bases: Sequence[SharedBasis]) -> tuple[torch.Tensor, torch.Tensor]:
+        """`(right_QI, left_OR)`, fp32."""
+        first = self._slices[0].first_column
+        stop = first + self._slices[0].num_columns
+        rights, lefts = [], []
+        for basis, part in zip(bases, self._slices, strict=True):
+            left_OR = basis.left_OR[part.first_row : part.first_row + part.num_rows]
+            rights.append(_pad(basis.right_IR[first:stop], self.rank).T)
+            lefts.append(_pad(left_OR, self.rank))
+        return torch.cat(rights), torch.cat(lefts)
+
     def project(self, x_TI: torch.Tensor) -> torch.Tensor:
         """`x V` of every slice, fp32 `(T, S, R)`."""
         hidden_TQ = x_TI @ self.right_QI.T
@@ -83,19 +95,14 @@ class FusedBasis:
     def expand_(self, y_TO: torch.Tensor, hidden_TSR: torch.Tensor) -> torch.Tensor:
         """Add `hidden U^T` of every slice to its columns of `y_TO`."""
         hidden = hidden_TSR.to(y_TO.dtype)
-        start = 0
-        for index, width in enumerate(self.widths):
-            stop = start + width
-            y_TO[:, start:stop].addmm_(hidden[:, index], self.left_OR[start:stop].T)
-            start = stop
+        for index, columns in enumerate(self.columns):
+            y_TO[:, columns].addmm_(hidden[:, index], self.left_OR[columns].T)
         return y_TO
 
     def in_float64(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         """`(V, U)` of one slice, `(I, R)` and `(O, R)`."""
-        start = sum(self.widths[:index])
         rows = slice(index * self.rank, (index + 1) * self.rank)
-        left_OR = self.left_OR[start : start + self.widths[index]]
-        return self.right_QI[rows].T.double(), left_OR.double()
+        return self.right_QI[rows].T.double(), self.left_OR[self.columns[index]].double()
 
 
 class ScaledBasis(BatchedForward):

@@ -6,7 +6,7 @@ engines is only how rows are mapped to members.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -14,14 +14,15 @@ import torch
 from kernels.core import CoreNoise
 from kernels.errors import ModelError, WorkerError
 from kernels.filling import fill_factor_noise_
+from kernels.lora import LoraNoise
 from kernels.low_rank import LowRankNoise
 from kernels.matrix_noise import VARIANCE, NoiseStream
-from kernels.perturbation import Perturbation, Slice
-from kernels.shared_basis import FusedBasis, ScaledBasis
-from workers.layers import CoreLayer, LayerFactors, NoiseLayer, PerturbedLayer
+from kernels.perturbation import PairNoise, Perturbation, Slice
+from kernels.shared_basis import FusedBasis, ScaledBasis, SharedBasis
+from workers.layers import CoreLayer, LayerFactors, LoraLayer, NoiseLayer, PerturbedLayer
 from workers.members import Members, NoiseMembers
 
-OUTPUT_SIDE, INPUT_SIDE = 0, 1  # a layer's two factors are two parameters of the noise stream
+OUTPUT_SIDE, INPUT_SIDE = 0, 1  # a matrix's two factors are two parameters of the noise stream
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,20 +95,59 @@ class CoreHook:
 
     def set_members(self, members: Members) -> None:
         """Write the mean's cores, the pairs' factors and the members' coefficients."""
-        seeds = _seeds(members)
-        pairs = _write_pairs(self.perturbation, self.layers, seeds)
-        stream = NoiseStream(seeds.seed, seeds.generation, seeds.kind)
+        seeds, perturbation = _seeds(members), self.perturbation
+        noise = _write_pairs(perturbation, [layer.unit for layer in self.layers], seeds)
+        perturbation.core_SRR.zero_()
         for index, (layer, start) in enumerate(zip(self.layers, self.starts, strict=True)):
             rank = layer.basis.right_IR.shape[1]
             if seeds.mean_D is not None:
                 core = seeds.mean_D[start : start + rank * rank].reshape(rank, rank)
-                self.perturbation.core_SRR[index, :rank, :rank] = torch.from_numpy(core)
-            for side, table in (
-                (OUTPUT_SIDE, self.perturbation.left_NSKR),
-                (INPUT_SIDE, self.perturbation.right_NSKR),
-            ):
-                rows = table[: len(pairs), index, :, :rank]
-                fill_factor_noise_(rows, stream, pairs, 2 * layer.parameter + side, rank)
+                perturbation.core_SRR[index, :rank, :rank] = torch.from_numpy(core)
+            tables = (perturbation.left_NSKR, perturbation.right_NSKR)
+            left, right = (table[:, index, :, :rank] for table in tables)
+            noise.fill_(left, right, layer.parameter, (rank, rank), Slice(0, rank, 0, rank))
+
+
+class LoraHook:
+    """LoRAs: the mean's factors, and the noise of every pair on both."""
+
+    def __init__(
+        self,
+        layers: Sequence[LoraLayer],
+        starts: Sequence[int],
+        slices: Sequence[Slice],
+        capacity: Capacity,
+    ) -> None:
+        self.layers, self.starts, self.slices = layers, starts, slices
+        bases = [_mean_factors(layer, layer.start_K) for layer in layers]
+        self.perturbation = LoraNoise(
+            FusedBasis(bases, slices, capacity.dtype, capacity.device),
+            layers[0].noise_rank,
+            capacity.max_members,
+            capacity.max_pairs,
+        )
+
+    def set_members(self, members: Members) -> None:
+        """Write the mean's factors, the pairs' noise and the members' coefficients."""
+        seeds, perturbation = _seeds(members), self.perturbation
+        units = [u for layer in self.layers for u in (layer.unit_a, layer.scaling * layer.unit_b)]
+        noise = _write_pairs(perturbation, units, seeds)
+        bases = []
+        for index, (layer, part) in enumerate(zip(self.layers, self.slices, strict=True)):
+            start, (out_features, in_features) = self.starts[index], layer.shape
+            numbers_K = layer.start_K
+            if seeds.mean_D is not None:
+                numbers_K = torch.tensor(seeds.mean_D[start : start + layer.num_numbers])
+            bases.append(_mean_factors(layer, numbers_K))
+            left = perturbation.down_left_NSKR[:, index, :, : layer.rank]
+            right = perturbation.down_right_NSKI[:, index]
+            held = part._replace(first_row=0, num_rows=layer.rank)
+            noise.fill_(left, right, layer.parameter, (layer.rank, in_features), held)
+            left = perturbation.up_left_NKO[..., perturbation.mean.columns[index]]
+            right = perturbation.up_right_NSKR[:, index, :, : layer.rank]
+            held = part._replace(first_column=0, num_columns=layer.rank)
+            noise.fill_(left, right, layer.parameter + 1, (out_features, layer.rank), held)
+        perturbation.set_mean(bases)
 
 
 class NoiseHook:
@@ -128,20 +168,14 @@ class NoiseHook:
 
     def set_members(self, members: Members) -> None:
         """Write the pairs' factors and the members' coefficients."""
-        seeds = _seeds(members)
-        pairs = _write_pairs(self.perturbation, self.layers, seeds)
-        stream = NoiseStream(seeds.seed, seeds.generation, seeds.kind)
+        units = [layer.unit for layer in self.layers]
+        noise = _write_pairs(self.perturbation, units, _seeds(members))
         start = 0
         for index, (layer, part) in enumerate(zip(self.layers, self.slices, strict=True)):
-            left = self.perturbation.left_NKO[: len(pairs), :, start : start + part.num_rows]
-            right = self.perturbation.right_NSKI[: len(pairs), index]
+            left = self.perturbation.left_NKO[..., start : start + part.num_rows]
+            right = self.perturbation.right_NSKI[:, index]
             start += part.num_rows
-            for rows, side, width, first in (
-                (left, OUTPUT_SIDE, layer.out_features, part.first_row),
-                (right, INPUT_SIDE, layer.in_features, part.first_column),
-            ):
-                parameter = 2 * layer.parameter + side
-                fill_factor_noise_(rows, stream, pairs, parameter, width, first)
+            noise.fill_(left, right, layer.parameter, layer.shape, part)
 
 
 def make_hook(
@@ -158,14 +192,17 @@ def make_hook(
     scaled = [layer for layer in layers if isinstance(layer, LayerFactors)]
     cores = [layer for layer in layers if isinstance(layer, CoreLayer)]
     noises = [layer for layer in layers if isinstance(layer, NoiseLayer)]
+    loras = [layer for layer in layers if isinstance(layer, LoraLayer)]
     if len(scaled) == len(layers):
         return ScaledHook(scaled, starts, slices, capacity)
-    if len({layer.noise_rank for layer in (*cores, *noises)}) > 1:
+    if len({layer.noise_rank for layer in (*cores, *noises, *loras)}) > 1:
         raise ModelError(f"the layers of module {module_name} have noise of different ranks")
     if len(cores) == len(layers):
         return CoreHook(cores, starts, slices, capacity)
     if len(noises) == len(layers):
         return NoiseHook(noises, slices, capacity)
+    if len(loras) == len(layers):
+        return LoraHook(loras, starts, slices, capacity)
     raise ModelError(f"the layers of module {module_name} are perturbed in different ways")
 
 
@@ -177,18 +214,44 @@ def _fuse(
     return FusedBasis([layer.basis for layer in layers], slices, capacity.dtype, capacity.device)
 
 
+def _mean_factors(layer: LoraLayer, numbers_K: torch.Tensor) -> SharedBasis:
+    down_RI, up_OR = layer.factors(numbers_K)
+    return SharedBasis(down_RI.T, layer.scaling * up_OR)
+
+
 def _seeds(members: Members) -> NoiseMembers:
     if not isinstance(members, NoiseMembers):
         raise WorkerError("this space takes seeds, not vectors")
     return members
 
 
+class _FactorNoise(NamedTuple):
+    """The noise of some pairs, which stand in the tables' rows in this order."""
+
+    stream: NoiseStream
+    pairs: Sequence[int]
+
+    def fill_(
+        self,
+        left_NKO: torch.Tensor,
+        right_NKI: torch.Tensor,
+        parameter: int,
+        shape: tuple[int, int],
+        part: Slice,
+    ) -> None:
+        """Write both factors of the noise on `part` of matrix number `parameter`."""
+        for table, side, width, first in (
+            (left_NKO, OUTPUT_SIDE, shape[0], part.first_row),
+            (right_NKI, INPUT_SIDE, shape[1], part.first_column),
+        ):
+            rows, number = table[: len(self.pairs)], 2 * parameter + side
+            fill_factor_noise_(rows, self.stream, self.pairs, number, width, first)
+
+
 def _write_pairs(
-    perturbation: CoreNoise | LowRankNoise,
-    layers: Sequence[CoreLayer] | Sequence[NoiseLayer],
-    seeds: NoiseMembers,
-) -> list[int]:
-    """Give every pair a row and every member its coefficients; returns the pairs in row order."""
+    perturbation: PairNoise, units: Sequence[float], seeds: NoiseMembers
+) -> _FactorNoise:
+    """Give every pair a row and every member its coefficients, one for each matrix's unit."""
     pairs = sorted({p for p, sign in zip(seeds.pairs, seeds.signs, strict=True) if sign})
     max_pairs = perturbation.max_pairs
     if len(pairs) > max_pairs:
@@ -200,7 +263,7 @@ def _write_pairs(
     numbers = [row.get(pair, 0) for pair in seeds.pairs]
     perturbation.pair_M[: len(seeds)] = torch.tensor(numbers, dtype=torch.int32)
     signs_M = torch.tensor(seeds.signs, dtype=torch.float32)
-    for index, layer in enumerate(layers):
-        scale = seeds.sigma * layer.unit / (VARIANCE[seeds.kind] * layer.noise_rank**0.5)
-        perturbation.coefficient_MS[: len(seeds), index] = signs_M * scale
-    return pairs
+    divisor = VARIANCE[seeds.kind] * perturbation.noise_rank**0.5
+    for index, unit in enumerate(units):
+        perturbation.coefficient_MS[: len(seeds), index] = signs_M * (seeds.sigma * unit / divisor)
+    return _FactorNoise(NoiseStream(seeds.seed, seeds.generation, seeds.kind), pairs)

@@ -106,8 +106,54 @@ class NoiseLayer:
         return 0
 
 
-PerturbedLayer = LayerFactors | CoreLayer | NoiseLayer
-_KINDS = {kind.__name__: kind for kind in (LayerFactors, CoreLayer, NoiseLayer)}
+@dataclass(frozen=True, slots=True)
+class LoraLayer:
+    """A layer whose members perturb the two factors of a LoRA (`kernels.lora`).
+
+    The layer computes `W x + scaling * B A x`; the mean starts with A `down_RI` and B `up_OR`. The
+    numbers of this layer in the mean's vector are A row by row, then B. A member's noise has
+    standard deviation `sigma * unit_a` per entry of A and `sigma * unit_b` per entry of B; a unit
+    of 0 leaves that factor alone. Each factor is a matrix of the noise stream: A has number
+    `parameter` and B the next, so a layer takes two.
+    """
+
+    name: str
+    down_RI: torch.Tensor
+    up_OR: torch.Tensor
+    scaling: float
+    noise_rank: int
+    unit_a: float
+    unit_b: float
+    parameter: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """`(out_features, in_features)` of the layer."""
+        return len(self.up_OR), self.down_RI.shape[1]
+
+    @property
+    def rank(self) -> int:
+        """Directions of the LoRA."""
+        return len(self.down_RI)
+
+    @property
+    def num_numbers(self) -> int:
+        """Entries of both factors."""
+        return self.down_RI.numel() + self.up_OR.numel()
+
+    @property
+    def start_K(self) -> torch.Tensor:
+        """The numbers that the mean starts with, fp32."""
+        return torch.cat([self.down_RI.flatten(), self.up_OR.flatten()])
+
+    def factors(self, numbers_K: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """`(down_RI, up_OR)` with these numbers, as views."""
+        down_K, up_K = numbers_K.split([self.down_RI.numel(), self.up_OR.numel()])
+        return down_K.view_as(self.down_RI), up_K.view_as(self.up_OR)
+
+
+PerturbedLayer = LayerFactors | CoreLayer | NoiseLayer | LoraLayer
+_KINDS = {kind.__name__: kind for kind in (LayerFactors, CoreLayer, NoiseLayer, LoraLayer)}
 
 
 def save_factors(layers: Sequence[PerturbedLayer], path: Path) -> None:

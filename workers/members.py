@@ -14,8 +14,9 @@ if TYPE_CHECKING:  # the arithmetic needs torch, which the driver's own checks d
 class NoiseMembers:
     """Members of a seeded space: slot m is `mean + signs[m] * sigma * noise of pairs[m]`.
 
-    `mean_D` is the mean's vector where the space has one (the cores), float32; a sign is 1, -1 or
-    0, the mean itself: its core without noise, or the plain weights.
+    `mean_D` is the mean's vector where the space has one (cores, LoRAs), float32; None is the mean
+    that the space starts with. A sign is 1, -1 or 0, the mean itself: its core or LoRA without
+    noise, or the plain weights.
     """
 
     seed: int

@@ -1,26 +1,37 @@
 """The layers of the seeded spaces, as an engine needs them: which matrix, its unit, its number.
 
-Sigma is relative: to the RMS of a layer's weight for whole weights, to the RMS of its leading
-singular values for cores, so one setting carries over between layers and models. A layer's number
-in the noise stream is its place among the targets in name order, whatever order an engine has.
+Sigma is relative, so one setting carries over between layers and models: to the RMS of a layer's
+weight for whole weights, to the RMS of its leading singular values for cores, to the RMS of A and B
+for LoRAs, where either noise changes B A by sigma of itself. A fresh B is zero and has no size of
+its own. Its unit is the RMS at which scaling * B A would be as large as the weight,
+
+unit_b = RMS(W) / (scaling * sqrt(rank) * RMS(A)),
+
+so at the start sigma means the same as for whole weights; the noise of A acts as B grows.
+
+A matrix's number in the noise stream is its place among the targets in name order, whatever order
+an engine has; the two factors of a LoRA take two numbers.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
 from es_align.config import SpaceConfig, SpaceKind
 from es_align.models import linear_weights
 from es_align.spaces.bases import check_rank, weight_bases
 from es_align.spaces.singular_values import make_singular_values
-from workers.layers import CoreLayer, NoiseLayer, PerturbedLayer
+from kernels.noise import Purpose, philox
+from workers.layers import CoreLayer, LoraLayer, NoiseLayer, PerturbedLayer
 
-CORE_NOISE_RANK = 1
+FACTOR_NOISE_RANK = 1  # of cores and LoRA factors, which are narrow themselves
 
 
 def layers_for(
     kind: SpaceKind, rank: int, model_path: Path, targets: Sequence[str] = SpaceConfig().targets
 ) -> Sequence[PerturbedLayer]:
-    """Layers of a space with the basis `weight`; `rank` is that of the basis, or of the noise.
+    """Layers of a space made from the weights; `rank` is that of basis, LoRA or noise.
 
     Raises ConfigError if a target matches no layer or the rank is above a layer's width.
     """
@@ -29,6 +40,8 @@ def layers_for(
         return make_singular_values(config, model_path).factors
     if kind == "core":
         return core_layers(rank, model_path, targets)
+    if kind == "lora":
+        return lora_layers(rank, model_path, targets)
     return noise_layers(rank, model_path, targets)
 
 
@@ -38,8 +51,8 @@ def noise_layers(rank: int, model_path: Path, targets: Sequence[str]) -> list[No
     for parameter, (name, weight_OI) in enumerate(linear_weights(model_path, targets)):
         out_features, in_features = weight_OI.shape
         check_rank(rank, name, weight_OI)
-        rms = float(weight_OI.float().square().mean().sqrt())
-        layers.append(NoiseLayer(name, out_features, in_features, rank, rms, parameter))
+        unit = _rms(weight_OI)
+        layers.append(NoiseLayer(name, out_features, in_features, rank, unit, parameter))
     return layers
 
 
@@ -47,6 +60,39 @@ def core_layers(rank: int, model_path: Path, targets: Sequence[str]) -> list[Cor
     """A core of rank x rank between each weight's leading singular directions."""
     layers = []
     for parameter, (name, basis, values_R) in enumerate(weight_bases(model_path, targets, rank)):
-        unit = float(values_R.square().mean().sqrt())
-        layers.append(CoreLayer(name, basis, CORE_NOISE_RANK, unit, parameter))
+        layers.append(CoreLayer(name, basis, FACTOR_NOISE_RANK, _rms(values_R), parameter))
     return layers
+
+
+def lora_layers(
+    rank: int, model_path: Path, targets: Sequence[str], seed: int = 0
+) -> list[LoraLayer]:
+    """A fresh LoRA with scaling 1 on each weight; both factors are perturbed.
+
+    A is normal with variance 1 / in_features, so that A x is as large as x, and B zero, as in PEFT:
+    it starts as the base model.
+    """
+    layers = []
+    for place, (name, weight_OI) in enumerate(linear_weights(model_path, targets)):
+        check_rank(rank, name, weight_OI)
+        out_features, in_features = weight_OI.shape
+        normals_RI = philox(seed, Purpose.FACTORS, place).standard_normal((rank, in_features))
+        down_RI = torch.from_numpy(normals_RI / in_features**0.5).float()
+        unit_a = _rms(down_RI)
+        layers.append(
+            LoraLayer(
+                name=name,
+                down_RI=down_RI,
+                up_OR=torch.zeros(out_features, rank),
+                scaling=1.0,
+                noise_rank=FACTOR_NOISE_RANK,
+                unit_a=unit_a,
+                unit_b=_rms(weight_OI) / (rank**0.5 * unit_a),
+                parameter=2 * place,
+            )
+        )
+    return layers
+
+
+def _rms(values: torch.Tensor) -> float:
+    return float(values.float().square().mean().sqrt())

@@ -101,6 +101,33 @@ def load_pairs(pair_ptr, member):
 
 
 @triton.jit
+def find_lowest(pair, is_somebody):
+    """`(the tile's least pair, whether it is everybody's)`; what a tile inside a segment asks."""
+    lowest = tl.min(pair, axis=0)
+    return lowest, lowest == tl.max(tl.where(is_somebody, pair, 0), axis=0)
+
+
+@triton.jit
+def load_pair_vectors(
+    table_ptr, pair, is_somebody, lowest, is_uniform, offset, stride_pair, column, width
+):
+    """One vector of every row's pair, fp32 `(rows, column)`; a single load if all pairs are one.
+
+    It begins `offset` into the pair's part of the table; columns from `width` on are 0.
+    """
+    table_ptr += offset
+    is_inside = column < width
+    if is_uniform:
+        one_where = table_ptr + lowest.to(tl.int64) * stride_pair + column
+        vector = tl.load(one_where, mask=is_inside, other=0)
+        vectors = tl.broadcast_to(vector[None, :], [pair.shape[0], column.shape[0]])
+    else:
+        where = table_ptr + pair.to(tl.int64)[:, None] * stride_pair + column[None, :]
+        vectors = tl.load(where, mask=is_somebody[:, None] & is_inside[None, :], other=0)
+    return vectors.to(tl.float32)
+
+
+@triton.jit
 def locate_block(
     block,
     WIDTHS: tl.constexpr,

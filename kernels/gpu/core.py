@@ -23,15 +23,18 @@ from kernels.gpu.common import (
     NOBODY,
     Form,
     check,
+    find_lowest,
     launch,
     load_members,
+    load_pair_vectors,
     load_pairs,
     locate_block,
     sum_partials,
 )
 from kernels.gpu.directions import (
-    add_expanded,
+    add_tile,
     choose_blocks,
+    expanded,
     expansion_constants,
     output_grid,
     project,
@@ -73,28 +76,10 @@ def add_core_noise_(
         layer.pair_M,
         layer.coefficient_MS,
         num_rows,
-        NOISE_RANK=layer.left_NSKR.shape[2],
+        NOISE_RANK=layer.noise_rank,
         **expansion_constants(basis, x_TI, partial_PTQ, blocks),
     )
     return y_TO
-
-
-@triton.jit
-def _pair_factor(
-    table_ptr, pair, is_somebody, lowest, is_uniform, offset, stride_pair, r, RANK: tl.constexpr
-):
-    """One vector of every row's pair, fp32 `(rows, r)`; a single load if all pairs are the same."""
-    is_direction = r < RANK
-    table_ptr += offset
-    if is_uniform:
-        one_where = table_ptr + lowest.to(tl.int64) * stride_pair + r
-        vector = tl.load(one_where, mask=is_direction, other=0)
-        factor = tl.broadcast_to(vector[None, :], [pair.shape[0], r.shape[0]])
-    else:
-        where = table_ptr + pair.to(tl.int64)[:, None] * stride_pair + r[None, :]
-        mask = is_somebody[:, None] & is_direction[None, :]
-        factor = tl.load(where, mask=mask, other=0)
-    return factor.to(tl.float32)
 
 
 @triton.jit(do_not_specialize=["num_rows"])
@@ -139,22 +124,20 @@ def _expand_core(
         mixed = tl.dot(hidden, core, input_precision=PRECISION)
 
         pair = load_pairs(pair_ptr, member)
-        lowest = tl.min(pair, axis=0)
-        is_uniform = lowest == tl.max(tl.where(is_somebody, pair, 0), axis=0)
+        lowest, is_uniform = find_lowest(pair, is_somebody)
         coefficient_where = coefficient_ptr + member * SLICES + index
         coefficient = tl.load(coefficient_where, mask=is_somebody, other=0.0)
         stride_pair = SLICES * NOISE_RANK * RANK
         for k in range(NOISE_RANK):
             offset = (index * NOISE_RANK + k) * RANK
-            right = _pair_factor(
+            right = load_pair_vectors(
                 noise_right_ptr, pair, is_somebody, lowest, is_uniform, offset, stride_pair, r, RANK
             )
-            left = _pair_factor(
+            left = load_pair_vectors(
                 noise_left_ptr, pair, is_somebody, lowest, is_uniform, offset, stride_pair, r, RANK
             )
             inner = tl.sum(hidden * right, axis=1) * coefficient
             mixed += inner[:, None] * left
-        add_expanded(
-            y_ptr, stride_y, left_ptr, rows, member, mixed, start, column, width,
-            RANK, RANK_PADDED, BLOCK_O, PRECISION,
-        )  # fmt: skip
+        o = column + tl.arange(0, BLOCK_O)
+        delta = expanded(left_ptr, mixed, start, o, width, RANK, RANK_PADDED, PRECISION)
+        add_tile(y_ptr, stride_y, rows, member, start, o, width, delta)

@@ -146,27 +146,26 @@ def _project(
 
 
 @triton.jit
-def add_expanded(
-    y_ptr,
-    stride_y,
+def expanded(
     left_ptr,
-    rows,
-    member,
     hidden,
     start,
-    column,
+    o,
     width,
     RANK: tl.constexpr,
     RANK_PADDED: tl.constexpr,
-    BLOCK_O: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Add `hidden U^T` to a tile of y, from column `column` of the slice that begins at `start`."""
-    o, r = column + tl.arange(0, BLOCK_O), tl.arange(0, RANK_PADDED)
-    is_inside = o < width
-    left_where = left_ptr + (start + o)[:, None] * RANK + r[None, :]
-    left_mask = is_inside[:, None] & (r < RANK)[None, :]
-    left = tl.load(left_where, mask=left_mask, other=0.0).to(tl.float32)
-    delta = tl.dot(hidden, tl.trans(left), input_precision=PRECISION)
+    """`hidden U^T` for the columns `o` of the slice that begins at `start`."""
+    r = tl.arange(0, RANK_PADDED)
+    where = left_ptr + (start + o)[:, None] * RANK + r[None, :]
+    mask = (o < width)[:, None] & (r < RANK)[None, :]
+    left = tl.load(where, mask=mask, other=0.0).to(tl.float32)
+    return tl.dot(hidden, tl.trans(left), input_precision=PRECISION)
+
+
+@triton.jit
+def add_tile(y_ptr, stride_y, rows, member, start, o, width, delta):
+    """Add `delta` to the columns `o` of the slice that begins at `start`, for rows of somebody."""
     where = y_ptr + rows[:, None] * stride_y + (start + o)[None, :]
-    add_to_output(where, (member >= 0)[:, None] & is_inside[None, :], delta)
+    add_to_output(where, (member >= 0)[:, None] & (o < width)[None, :], delta)

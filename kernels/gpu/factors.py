@@ -49,6 +49,11 @@ class Factors(NamedTuple):
     slices: torch.Tensor | None
 
 
+def stored(table: torch.Tensor) -> Factors:
+    """Factors that are read."""
+    return Factors(table, None, None, None)
+
+
 def noise_origin(
     state_3: torch.Tensor,
     pair_ids_N: torch.Tensor,

@@ -33,7 +33,7 @@ from kernels.gpu.common import (
     num_output_blocks,
     padded,
 )
-from kernels.gpu.factors import Factors, NoiseOrigin
+from kernels.gpu.factors import Factors, NoiseOrigin, stored
 from kernels.gpu.low_rank_kernels import expand_rows, expand_tiles, project_rows, project_tiles
 
 if TYPE_CHECKING:
@@ -94,76 +94,99 @@ def _add(
     member_T: torch.Tensor,
     form: Form | None,
 ) -> torch.Tensor:
-    check(layer.rank, y_TO, x_TI, member_T)
+    check(layer.noise_rank, y_TO, x_TI, member_T)
     num_rows, num_slices = len(x_TI), len(layer.widths)
     if num_rows == 0:
         return y_TO
     is_decode = choose_form(num_rows, form) == "decode"
-    in_features, out_features = layer.right_NSKI.shape[3], layer.left_NKO.shape[2]
-    num_inner = num_slices * layer.rank
     if origin is None:
-        right, left = (Factors(t, None, None, None) for t in (layer.right_NSKI, layer.left_NKO))
+        right, left = stored(layer.right_NSKI), stored(layer.left_NKO)
         kind, phases, phase = "stored", (0,) * num_slices, 0
     else:
         right = left = Factors(None, origin.state_3, origin.pair_ids_N, origin.slices_SF)
         kind, phases, phase = origin.kind, origin.row_phases, origin.column_phase
-    split, columns = (ROW_COLUMNS,) * 2 if is_decode else (TILE_SPLIT, TILE_COLUMNS)
+    partial_PTQ = project_noise(
+        right,
+        layer.pair_M,
+        x_TI,
+        member_T,
+        num_slices=num_slices,
+        rank=layer.noise_rank,
+        is_decode=is_decode,
+        kind=kind,
+        phase=phase,
+    )
+    columns = ROW_COLUMNS if is_decode else TILE_COLUMNS
+    out = (y_TO, y_TO.stride(0), member_T, layer.pair_M, layer.coefficient_MS, left, partial_PTQ)
+    sizes = (num_rows, layer.left_NKO.shape[2])
+    constants = {
+        "WIDTHS": tuple(layer.widths),
+        "PHASES": phases,
+        "SLICES": num_slices,
+        "RANK": layer.noise_rank,
+        "KIND": kind,
+        "SPLITS": len(partial_PTQ),
+        "BLOCK_O": columns,
+    }
+    num_blocks = num_output_blocks(layer.widths, phases, columns)
+    if is_decode:
+        block_k = math.gcd(layer.noise_rank, VECTORS_AT_ONCE)
+        launch(expand_rows, (num_rows, num_blocks), *out, *sizes, BLOCK_K=block_k, **constants)
+        return y_TO
+    launch(
+        expand_tiles,
+        (triton.cdiv(num_rows, TILE_ROWS), num_blocks),
+        *out,
+        *sizes,
+        RANK_POWER=triton.next_power_of_2(layer.noise_rank),
+        RANK_PADDED=padded(layer.noise_rank),
+        BLOCK_T=TILE_ROWS,
+        PRECISION=dot_precision(x_TI),
+        **constants,
+    )
+    return y_TO
+
+
+def project_noise(
+    right: Factors,
+    pair_M: torch.Tensor,
+    x_TI: torch.Tensor,
+    member_T: torch.Tensor,
+    *,
+    num_slices: int,
+    rank: int,
+    is_decode: bool,
+    kind: str = "stored",
+    phase: int = 0,
+) -> torch.Tensor:
+    """`x b` of each row's pair, slice by slice, fp32 `(P, T, Q)`, to be summed over the splits.
+
+    Rows of NOBODY stay unwritten.
+    """
+    num_rows, in_features, num_inner = *x_TI.shape, num_slices * rank
+    split = ROW_COLUMNS if is_decode else TILE_SPLIT
     num_splits = triton.cdiv(in_features + phase, split)
     partial_PTQ = torch.empty(
         num_splits, num_rows, num_inner, dtype=torch.float32, device=x_TI.device
     )
-    rows = (x_TI, x_TI.stride(0), member_T, layer.pair_M, right, partial_PTQ, num_rows, in_features)
-    out = (y_TO, y_TO.stride(0), member_T, layer.pair_M, layer.coefficient_MS, left, partial_PTQ)
-    inner = {"SLICES": num_slices, "RANK": layer.rank, "KIND": kind}
-    outer = {"WIDTHS": tuple(layer.widths), "PHASES": phases, "SPLITS": num_splits, **inner}
-    num_blocks = num_output_blocks(layer.widths, phases, columns)
+    rows = (x_TI, x_TI.stride(0), member_T, pair_M, right, partial_PTQ, num_rows, in_features)
+    constants = {"SLICES": num_slices, "RANK": rank, "KIND": kind, "PHASE": phase}
     if is_decode:
-        launch(
-            project_rows,
-            (num_rows, num_splits),
-            *rows,
-            PHASE=phase,
-            BLOCK_I=split,
-            BLOCK_Q=math.gcd(num_inner, VECTORS_AT_ONCE),
-            **inner,
-        )
-        launch(
-            expand_rows,
-            (num_rows, num_blocks),
-            *out,
-            num_rows,
-            out_features,
-            BLOCK_O=columns,
-            BLOCK_K=math.gcd(layer.rank, VECTORS_AT_ONCE),
-            **outer,
-        )
-        return y_TO
-    num_tiles = triton.cdiv(num_rows, TILE_ROWS)
+        block_q = math.gcd(num_inner, VECTORS_AT_ONCE)
+        grid = (num_rows, num_splits)
+        launch(project_rows, grid, *rows, BLOCK_I=split, BLOCK_Q=block_q, **constants)
+        return partial_PTQ
     block_q = min(triton.next_power_of_2(num_inner), MAX_FACTORS_PER_PROGRAM)
     launch(
         project_tiles,
-        (num_tiles, num_splits, triton.cdiv(num_inner, block_q)),
+        (triton.cdiv(num_rows, TILE_ROWS), num_splits, triton.cdiv(num_inner, block_q)),
         *rows,
-        PHASE=phase,
         SPLIT=split,
         BLOCK_T=TILE_ROWS,
-        BLOCK_I=READ_STEP if origin is None else MADE_STEP,
+        BLOCK_I=READ_STEP if kind == "stored" else MADE_STEP,
         BLOCK_Q=block_q,
         DOT=dot_type(x_TI),
         PRECISION=dot_precision(x_TI),
-        **inner,
+        **constants,
     )
-    launch(
-        expand_tiles,
-        (num_tiles, num_blocks),
-        *out,
-        num_rows,
-        out_features,
-        RANK_POWER=triton.next_power_of_2(layer.rank),
-        RANK_PADDED=padded(layer.rank),
-        BLOCK_T=TILE_ROWS,
-        BLOCK_O=columns,
-        PRECISION=dot_precision(x_TI),
-        **outer,
-    )
-    return y_TO
+    return partial_PTQ

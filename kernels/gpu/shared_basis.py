@@ -28,8 +28,9 @@ from kernels.gpu.common import (
     sum_partials,
 )
 from kernels.gpu.directions import (
-    add_expanded,
+    add_tile,
     choose_blocks,
+    expanded,
     expansion_constants,
     output_grid,
     project,
@@ -113,7 +114,6 @@ def _expand_scaled(
             core = tl.load(core_where, mask=core_mask, other=0.0)
             hidden = tl.dot(hidden, core, input_precision=PRECISION)
             hidden *= tl.load(scale_b_ptr + scale, mask=mask, other=0.0)
-        add_expanded(
-            y_ptr, stride_y, left_ptr, rows, member, hidden, start, column, width,
-            RANK, RANK_PADDED, BLOCK_O, PRECISION,
-        )  # fmt: skip
+        o = column + tl.arange(0, BLOCK_O)
+        delta = expanded(left_ptr, hidden, start, o, width, RANK, RANK_PADDED, PRECISION)
+        add_tile(y_ptr, stride_y, rows, member, start, o, width, delta)

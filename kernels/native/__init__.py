@@ -17,12 +17,20 @@ KINDS = {"binomial": 0, "rademacher": 1}
 _POINTER, _INT = ctypes.c_void_p, ctypes.c_int64
 
 
+class _Directions(ctypes.Structure):
+    _fields_ = [
+        *((name, _POINTER) for name in ("right", "left")),
+        *((name, _INT) for name in ("in_features", "rank", "num_slices")),
+        ("widths", _INT * MAX_SLICES),
+    ]
+
+
 class _SharedBasis(ctypes.Structure):
     _fields_ = [
-        *((name, _POINTER) for name in ("right", "left", "core", "scale_a", "scale_b")),
+        ("shared", _Directions),
+        *((name, _POINTER) for name in ("core", "scale_a", "scale_b")),
         *((name, _POINTER) for name in ("noise_left", "noise_right", "pair", "coefficient")),
-        *((name, _INT) for name in ("in_features", "rank", "noise_rank", "num_slices")),
-        ("widths", _INT * MAX_SLICES),
+        ("noise_rank", _INT),
     ]
 
 
@@ -32,6 +40,40 @@ class _LowRank(ctypes.Structure):
         *((name, _INT) for name in ("in_features", "out_features", "rank", "num_slices")),
         ("widths", _INT * MAX_SLICES),
     ]
+
+
+class _Lora(ctypes.Structure):
+    _fields_ = [
+        ("mean", _Directions),
+        *((name, _POINTER) for name in ("down_left", "down_right", "up_left", "up_right")),
+        *((name, _POINTER) for name in ("pair", "coefficient")),
+        *((name, _INT) for name in ("out_features", "noise_rank")),
+    ]
+
+
+class PackedDirections:
+    """Shared directions as the C functions read them: bf16, the left ones packed in blocks."""
+
+    def __init__(
+        self, right_QI: torch.Tensor, left_OR: torch.Tensor, widths: Sequence[int]
+    ) -> None:
+        self._widths = _widths(widths)
+        self._right = right_QI.bfloat16().contiguous()
+        rank, num_slices = left_OR.shape[1], len(widths)
+        num_packed = _library().es_packed_size(self._widths, num_slices, rank)
+        self._packed = torch.empty(num_packed, dtype=torch.bfloat16)
+        right, packed = self._right.data_ptr(), self._packed.data_ptr()
+        in_features = right_QI.shape[1]
+        self.structure = _Directions(right, packed, in_features, rank, num_slices, self._widths)
+        self.write_(right_QI, left_OR)
+
+    def write_(self, right_QI: torch.Tensor, left_OR: torch.Tensor) -> None:
+        """Take new directions of the same shapes."""
+        self._right.copy_(right_QI)
+        left, layout = left_OR.bfloat16().contiguous(), self.structure
+        _library().es_pack_left(
+            layout.left, left.data_ptr(), self._widths, layout.num_slices, layout.rank
+        )
 
 
 class NativeCall:
@@ -78,22 +120,15 @@ class SharedBasisCall(NativeCall):
         pair_M: torch.Tensor | None = None,
         coefficient_MS: torch.Tensor | None = None,
     ) -> None:
-        right, left = right_QI.bfloat16().contiguous(), left_OR.bfloat16().contiguous()
-        rank = left.shape[1]
-        packed = _pack_left(left, widths)
+        shared = PackedDirections(right_QI, left_OR, widths)
         tables = (core_SRR, scale_a_MSR, scale_b_MSR)
         noise = (noise_left_NSKR, noise_right_NSKR, pair_M, coefficient_MS)
         layer = _SharedBasis(
-            right.data_ptr(),
-            packed.data_ptr(),
+            shared.structure,
             *(None if table is None else table.data_ptr() for table in (*tables, *noise)),
-            right.shape[1],
-            rank,
             0 if noise_left_NSKR is None else noise_left_NSKR.shape[2],
-            len(widths),
-            _widths(widths),
         )
-        super().__init__("es_add_shared_basis", layer, (right, packed, *tables, *noise))
+        super().__init__("es_add_shared_basis", layer, (shared, *tables, *noise))
 
 
 class LowRankCall(NativeCall):
@@ -117,6 +152,35 @@ class LowRankCall(NativeCall):
             _widths(widths),
         )
         super().__init__("es_add_low_rank", layer, kept)
+
+
+class LoraCall(NativeCall):
+    """`kernels.lora.LoraNoise`; `mean` is told when it moves, the factors lie in [-32, 31]."""
+
+    def __init__(
+        self,
+        right_QI: torch.Tensor,
+        left_OR: torch.Tensor,
+        widths: Sequence[int],
+        *,
+        down_left_NSKR: torch.Tensor,
+        down_right_NSKI: torch.Tensor,
+        up_left_NKO: torch.Tensor,
+        up_right_NSKR: torch.Tensor,
+        pair_M: torch.Tensor,
+        coefficient_MS: torch.Tensor,
+    ) -> None:
+        mean = PackedDirections(right_QI, left_OR, widths)
+        noise = (down_left_NSKR, down_right_NSKI, up_left_NKO, up_right_NSKR)
+        tables = (*noise, pair_M, coefficient_MS)
+        layer = _Lora(
+            mean.structure,
+            *(table.data_ptr() for table in tables),
+            up_left_NKO.shape[2],
+            up_left_NKO.shape[1],
+        )
+        super().__init__("es_add_lora", layer, (mean, *tables))
+        self.mean = mean
 
 
 def fill_noise_(
@@ -166,13 +230,6 @@ def argmax(values_BV: torch.Tensor) -> torch.Tensor:
         values_BV.stride(0),
     )
     return index_B
-
-
-def _pack_left(left_OR: torch.Tensor, widths: Sequence[int]) -> torch.Tensor:
-    native, rank, given = _library(), left_OR.shape[1], _widths(widths)
-    packed = torch.empty(native.es_packed_size(given, len(widths), rank), dtype=torch.bfloat16)
-    native.es_pack_left(packed.data_ptr(), left_OR.data_ptr(), given, len(widths), rank)
-    return packed
 
 
 def _widths(widths: Sequence[int]) -> ctypes.Array[ctypes.c_int64]:

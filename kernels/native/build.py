@@ -20,7 +20,9 @@ from kernels.cache import cache_root
 from kernels.compiler import COMPILERS, find_compiler
 from kernels.processor import read_processor
 
-SOURCES = tuple(Path(__file__).with_name(f"{name}.cpp") for name in ("population", "integers"))
+FOLDER = Path(__file__).parent
+SOURCES = tuple(FOLDER / f"{name}.cpp" for name in ("population", "lora", "integers"))
+HEADERS = (FOLDER / "bf16.h", FOLDER / "directions.h")
 SWITCH = "ES_ALIGN_NATIVE"
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-fopenmp", "-shared", "-fPIC")
 COMPILE_TIMEOUT_S = 120
@@ -30,6 +32,7 @@ _POINTER, _INT = ctypes.c_void_p, ctypes.c_int64
 SIGNATURES: dict[str, tuple[type | None, list[type]]] = {
     "es_add_shared_basis": (None, [_POINTER] * 4 + [_INT] * 3),
     "es_add_low_rank": (None, [_POINTER] * 4 + [_INT] * 3),
+    "es_add_lora": (None, [_POINTER] * 4 + [_INT] * 3),
     "es_pack_left": (None, [_POINTER] * 3 + [_INT] * 2),
     "es_packed_size": (_INT, [_POINTER] + [_INT] * 2),
     "es_fill_noise": (
@@ -80,7 +83,7 @@ def _compiled(compiler: str) -> Path:
     version = subprocess.run(
         [compiler, "--version"], capture_output=True, text=True, check=True, timeout=30
     ).stdout
-    texts = [source.read_text() for source in SOURCES]
+    texts = [source.read_text() for source in (*SOURCES, *HEADERS)]
     processor = read_processor()
     machine = [processor.name, *sorted(processor.flags)]
     identity = [*texts, compiler, version, " ".join(FLAGS), *machine, torch.__version__]

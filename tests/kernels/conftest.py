@@ -22,6 +22,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from kernels import native
+
 INTERPRETER_TIMEOUT_S = 280  # under the 300 s of a test, so that the child's output is shown
 OLDEST_ARCHITECTURE = 80  # the first with bf16
 THREADS_PER_WARP = 32
@@ -35,6 +37,18 @@ def torch_device(request: pytest.FixtureRequest) -> str:
     if request.param == "cuda" and not torch.cuda.is_available():
         pytest.skip("needs CUDA")
     return request.param
+
+
+@pytest.fixture
+def on(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], torch.dtype]:
+    """Chooses a path of a CPU (torch_fp32, torch_bf16, native_bf16) and returns its dtype."""
+
+    def choose(path: str) -> torch.dtype:
+        if path == "torch_bf16":
+            monkeypatch.setattr(native, "library", lambda: None)
+        return torch.float32 if path == "torch_fp32" else torch.bfloat16
+
+    return choose
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The three batched forwards against their float64 definitions, on every path of a CPU."""
+"""The four batched forwards against their float64 definitions, on every path of a CPU."""
 
 import subprocess
 import sys
@@ -10,6 +10,7 @@ import torch
 from kernels import native
 from kernels.core import CoreNoise
 from kernels.filling import fill_factor_noise_
+from kernels.lora import LoraNoise
 from kernels.low_rank import LowRankNoise
 from kernels.matrix_noise import NoiseStream, factor_noise
 from kernels.perturbation import NOBODY, Perturbation, Slice
@@ -17,7 +18,7 @@ from kernels.shared_basis import FusedBasis, ScaledBasis, SharedBasis
 
 IN, WIDTHS, RANK, MEMBERS, ROWS = 72, (50, 17, 33), 5, 6, 37
 OUT = sum(WIDTHS)
-KINDS = ("one_factor", "two_factors", "core", "low_rank")
+KINDS = ("one_factor", "two_factors", "core", "low_rank", "lora")
 PATHS = {"torch_fp32": 1e-5, "torch_bf16": 2**-6, "native_bf16": 2**-7}
 
 needs_native = pytest.mark.skipif(
@@ -46,14 +47,7 @@ def make(kind: str, dtype: torch.dtype, slices: Sequence[Slice] | None = None) -
     parts = slices or whole()
     if kind == "low_rank":
         layer = LowRankNoise([p.num_rows for p in parts], parts[0].num_columns, 2, MEMBERS, 3)
-        stream = NoiseStream(7, 3)
-        start = 0
-        for index, (part, width) in enumerate(zip(parts, WIDTHS, strict=True)):
-            left = layer.left_NKO[:, :, start : start + part.num_rows]
-            fill_factor_noise_(left, stream, range(3), 2 * index, width, part.first_row)
-            right = layer.right_NSKI[:, index]
-            fill_factor_noise_(right, stream, range(3), 2 * index + 1, IN, part.first_column)
-            start += part.num_rows
+        fill(layer.left_NKO, layer.right_NSKI, parts)
         layer.pair_M[:MEMBERS] = torch.arange(MEMBERS) // 2
         layer.coefficient_MS[:MEMBERS] = coefficients()
         return layer
@@ -75,11 +69,30 @@ def make(kind: str, dtype: torch.dtype, slices: Sequence[Slice] | None = None) -
         core.pair_M[:MEMBERS] = torch.arange(MEMBERS) // 2
         core.coefficient_MS[:MEMBERS] = coefficients()
         return core
+    if kind == "lora":
+        lora = LoraNoise(fused, 2, MEMBERS, 3)
+        fill(lora.up_left_NKO, lora.down_right_NSKI, parts)
+        integers(lora.down_left_NSKR, 43)
+        integers(lora.up_right_NSKR, 44)
+        lora.pair_M[:MEMBERS] = torch.arange(MEMBERS) // 2
+        lora.coefficient_MS[:MEMBERS, 0::2] = coefficients()
+        lora.coefficient_MS[:MEMBERS, 1::2] = 0.7 * coefficients()
+        return lora
     scaled = ScaledBasis(fused, MEMBERS)
     for index in range(3):
         scale_b = draw(MEMBERS, RANK, seed=60 + index) if two else None
         scaled.set_scales(index, draw(MEMBERS, RANK, seed=50 + index), scale_b)
     return scaled
+
+
+def fill(left_NKO: torch.Tensor, right_NSKI: torch.Tensor, parts: Sequence[Slice]) -> None:
+    """The noise of three pairs at each slice's place in the whole layer."""
+    stream, start = NoiseStream(7, 3), 0
+    for index, (part, width) in enumerate(zip(parts, WIDTHS, strict=True)):
+        left, right = left_NKO[:, :, start : start + part.num_rows], right_NSKI[:, index]
+        fill_factor_noise_(left, stream, range(3), 2 * index, width, part.first_row)
+        fill_factor_noise_(right, stream, range(3), 2 * index + 1, IN, part.first_column)
+        start += part.num_rows
 
 
 def coefficients() -> torch.Tensor:
@@ -92,18 +105,6 @@ def members() -> torch.Tensor:
     """Every member, nobody among them, in no order; longer than the rows."""
     member_T = (torch.arange(ROWS + 3) * 5) % (MEMBERS + 1) - 1
     return member_T.to(torch.int32)
-
-
-@pytest.fixture
-def on(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], torch.dtype]:
-    """Chooses a path and returns its dtype."""
-
-    def choose(path: str) -> torch.dtype:
-        if path == "torch_bf16":
-            monkeypatch.setattr(native, "library", lambda: None)
-        return torch.float32 if path == "torch_fp32" else torch.bfloat16
-
-    return choose
 
 
 @kinds

@@ -15,8 +15,10 @@ from kernels.core import CoreNoise
 from kernels.gpu import directions, low_rank
 from kernels.gpu.common import Form
 from kernels.gpu.core import add_core_noise_
+from kernels.gpu.lora import add_lora_noise_
 from kernels.gpu.low_rank import add_low_rank_
 from kernels.gpu.shared_basis import add_scaled_basis_
+from kernels.lora import LoraNoise
 from kernels.low_rank import LowRankNoise
 from kernels.perturbation import NOBODY, Perturbation, Slice
 from kernels.shared_basis import FusedBasis, ScaledBasis, SharedBasis
@@ -24,7 +26,7 @@ from kernels.shared_basis import FusedBasis, ScaledBasis, SharedBasis
 # Slices end within a block, one needs several; the input fills no whole number of steps or splits.
 WIDTHS, IN_FEATURES = (70, 33, 140), 1100
 MEMBERS, PAIRS = 6, 3
-CASES = ["one factor", "two factors", "core", "rank 1", "rank 6"]
+CASES = ["one factor", "two factors", "core", "rank 1", "rank 6", "lora"]
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 2**-7, torch.bfloat16: 2**-7}
 
 
@@ -66,11 +68,15 @@ def make_case(name: str, dtype: torch.dtype, device: str) -> Case:
             scale_b = draw(MEMBERS, rank, seed=index + 40) if has_core else None
             scaled.set_scales(index, draw(MEMBERS, rank, seed=index + 30), scale_b)
         return Case(scaled, add_scaled_basis_)
-    layer: CoreNoise | LowRankNoise
+    layer: CoreNoise | LoraNoise | LowRankNoise
     if name == "core":
         layer = CoreNoise(make_basis((18, 18, 7), False, dtype, device), 3, MEMBERS, PAIRS)
         layer.core_SRR.copy_(draw(*layer.core_SRR.shape, seed=1))
         tables, add = (layer.left_NSKR, layer.right_NSKR), add_core_noise_
+    elif name == "lora":
+        layer = LoraNoise(make_basis((18, 18, 7), False, dtype, device), 3, MEMBERS, PAIRS)
+        tables = (layer.down_left_NSKR, layer.down_right_NSKI, layer.up_left_NKO)
+        tables, add = (*tables, layer.up_right_NSKR), add_lora_noise_
     else:
         rank = int(name.removeprefix("rank "))
         layer = LowRankNoise(WIDTHS, IN_FEATURES, rank, MEMBERS, PAIRS, device)
@@ -78,7 +84,11 @@ def make_case(name: str, dtype: torch.dtype, device: str) -> Case:
     for seed, table in enumerate(tables, start=2):
         table.copy_((5 * draw(*table.shape, seed=seed)).round().clamp(-16, 16))
     layer.pair_M[:MEMBERS] = torch.tensor([2, 2, 0, 0, 1, 1])
-    layer.coefficient_MS[:MEMBERS] = draw(MEMBERS, len(WIDTHS), seed=50).to(layer.pair_M.device)
+    size = 0.1 if name == "lora" else 1.0  # its two noises multiply
+    sizes = size * draw(MEMBERS, layer.coefficient_MS.shape[1], seed=50)
+    if name == "lora":
+        sizes[4], sizes[5, 0::2], sizes[2, 1::2] = 0, 0, 0  # the mean, B alone, A alone
+    layer.coefficient_MS[:MEMBERS] = sizes.to(layer.pair_M.device)
     return Case(layer, add)
 
 

@@ -17,8 +17,10 @@ from kernels.gpu import directions, low_rank
 from kernels.gpu.common import Form
 from kernels.gpu.core import add_core_noise_
 from kernels.gpu.factors import noise_origin
+from kernels.gpu.lora import add_lora_noise_
 from kernels.gpu.low_rank import add_low_rank_, add_low_rank_made_
 from kernels.gpu.shared_basis import add_scaled_basis_
+from kernels.lora import LoraNoise
 from kernels.low_rank import LowRankNoise
 from kernels.perturbation import Slice
 from kernels.shared_basis import FusedBasis, ScaledBasis, SharedBasis
@@ -89,9 +91,11 @@ def test_every_kernel_compiles_for_hopper(
     add_scaled_basis_(ScaledBasis(basis, 2), *rows, form)
     add_core_noise_(CoreNoise(basis, 2, 2, 1), *rows, form)
     add_low_rank_(layer, *rows, form)
+    add_lora_noise_(LoraNoise(basis, 1, 2, 1), *rows, form)
     suffix = "rows" if form == "decode" else "tiles"
     noise_kernels = (f"project_{suffix}", f"expand_{suffix}")
-    assert set(hopper_ptx) == {"_project", "_expand_scaled", "_expand_core", *noise_kernels}
+    expansions = ("_expand_scaled", "_expand_core", "_expand_lora")
+    assert set(hopper_ptx) == {"_project", *expansions, *noise_kernels}
     for name, ptx in hopper_ptx.items():
         assert ("mma" in ptx) == (not name.endswith("_rows"))  # on tensor cores
 
@@ -119,6 +123,7 @@ def test_no_rows_launch_nothing() -> None:
     assert add_scaled_basis_(ScaledBasis(basis, 2), *rows) is rows[0]
     assert add_core_noise_(CoreNoise(basis, 2, 2, 1), *rows) is rows[0]
     assert add_low_rank_(make_low_rank(1), *rows) is rows[0]
+    assert add_lora_noise_(LoraNoise(basis, 1, 2, 1), *rows) is rows[0]
 
 
 def test_tensors_that_a_kernel_would_misread_are_refused() -> None:
@@ -141,3 +146,5 @@ def test_a_rank_beyond_the_tiles_is_refused() -> None:
         add_scaled_basis_(layer, *rows)
     with pytest.raises(ModelError, match="rank=129"):
         add_low_rank_(make_low_rank(129), *rows)
+    with pytest.raises(ModelError, match="rank=129"):
+        add_lora_noise_(LoraNoise(make_basis(129, torch.float32), 1, 2, 1), *rows)

@@ -11,8 +11,15 @@ from kernels.errors import ModelError, WorkerError
 from kernels.matrix_noise import NoiseStream, factor_noise
 from kernels.perturbation import Slice
 from kernels.shared_basis import SharedBasis
-from workers.hooks import CoreHook, NoiseHook, ScaledHook
-from workers.layers import CoreLayer, LayerFactors, NoiseLayer, load_factors, save_factors
+from workers.hooks import CoreHook, LoraHook, NoiseHook, ScaledHook
+from workers.layers import (
+    CoreLayer,
+    LayerFactors,
+    LoraLayer,
+    NoiseLayer,
+    load_factors,
+    save_factors,
+)
 from workers.members import NoiseMembers, identities
 from workers.population import Population
 
@@ -110,6 +117,84 @@ def test_a_core_is_the_mean_s_with_the_pair_s_noise() -> None:
     np.testing.assert_allclose(mean_alone[:2, :2].numpy(), np.arange(4).reshape(2, 2))
 
 
+def lora(name: str, out_features: int, rank: int, parameter: int, unit_b: float = 0.5) -> LoraLayer:
+    """On four inputs, with scaling 2 and noise of rank 2."""
+    down_RI = torch.arange(4.0 * rank).view(rank, 4)
+    up_OR = torch.ones(out_features, rank)
+    return LoraLayer(name, down_RI, up_OR, 2.0, 2, 0.25, unit_b, parameter)
+
+
+def test_a_lora_is_the_mean_s_with_noise_on_both_factors() -> None:
+    layers = [lora("m.0.q", 5, 3, 6), lora("m.0.k", 6, 2, 8)]
+    assert [layer.num_numbers for layer in layers] == [3 * 4 + 5 * 3, 2 * 4 + 6 * 2]
+    population = Population(layers, 4, torch.float32)
+    hook = population.hook("m.0.qk", ["m.0.q", "m.0.k"])
+    assert isinstance(hook, LoraHook)
+    mean_D = np.linspace(-1, 1, population.dimension, dtype=np.float32)
+    x_TI, stream = torch.eye(4), NoiseStream(3, 1)
+    for mean, given in ((mean_D, mean_D), (None, torch.cat([x.start_K for x in layers]).numpy())):
+        population.set_members(NoiseMembers(3, 1, (9, 9, 4, 0), (1, -1, -1, 0), 0.1, mean_D=mean))
+        for slot, (pair, sign) in enumerate(((9, 1), (9, -1), (4, -1), (0, 0))):
+            wanted, start = [], 0
+            for layer in layers:
+                (out_features, in_features), rank = layer.shape, layer.rank
+                numbers = given[start : start + layer.num_numbers].astype(float)
+                start += layer.num_numbers
+                widths = (rank, in_features, out_features, rank)
+                a_left, a_right, b_left, b_right = (
+                    factor_noise(stream, [pair], 2 * layer.parameter + n, 2, width)[0].astype(float)
+                    for n, width in enumerate(widths)
+                )
+                size = sign * 0.1 / (8 * 2**0.5)
+                down_RI = numbers[: rank * 4].reshape(rank, 4) + size * 0.25 * a_left.T @ a_right
+                up_OR = numbers[rank * 4 :].reshape(-1, rank) + size * 0.5 * b_left.T @ b_right
+                wanted.append((2.0 * up_OR @ down_RI).T)
+            got = hook.perturbation.definition(x_TI, torch.full((4,), slot, dtype=torch.int32))
+            np.testing.assert_allclose(got.numpy(), np.hstack(wanted), rtol=1e-5, atol=1e-5)
+
+
+def test_two_ranks_hold_parts_of_one_lora() -> None:
+    """Rows of the weight cut B, columns cut A; both ranks make the noise of the whole."""
+    layer, x_TI = lora("m", 6, 3, 6), torch.eye(4)
+    members = NoiseMembers(3, 1, (9,), (1,), 0.1)
+    member_T = torch.zeros(4, dtype=torch.int32)
+
+    def on_rank(part: Slice) -> torch.Tensor:
+        population = Population([layer], 2, torch.float32)
+        hook = population.hook("m", ["m"], [part])
+        population.set_members(members)
+        assert isinstance(hook, LoraHook)
+        columns = slice(part.first_column, part.first_column + part.num_columns)
+        return hook.perturbation.definition(x_TI[:, columns], member_T)
+
+    whole = on_rank(Slice(0, 6, 0, 4))
+    by_row = torch.cat([on_rank(Slice(0, 2, 0, 4)), on_rank(Slice(2, 4, 0, 4))], dim=1)
+    torch.testing.assert_close(by_row, whole)
+    by_column = on_rank(Slice(0, 6, 0, 3)) + on_rank(Slice(0, 6, 3, 1))
+    torch.testing.assert_close(by_column, whole)
+
+
+def test_a_unit_of_zero_leaves_a_factor_alone() -> None:
+    population = Population([lora("m", 5, 3, 0, unit_b=0.0)], 2, torch.float32)
+    hook = population.hook("m", ["m"])
+    population.set_members(NoiseMembers(3, 1, (0, 0), (1, -1), 0.1))
+    assert isinstance(hook, LoraHook)
+    size = 0.1 * 0.25 / (8 * 2**0.5)
+    expected = [[size, 0.0], [-size, 0.0], [0.0, 0.0]]
+    torch.testing.assert_close(hook.perturbation.coefficient_MS, torch.tensor(expected))
+
+
+def test_without_a_mean_a_core_is_where_it_starts() -> None:
+    basis = SharedBasis(torch.eye(4)[:, :2], torch.eye(5)[:, :2])
+    population = Population([CoreLayer("m", basis, 1, 2.0, 6)], 2, torch.float32)
+    hook = population.hook("m", ["m"])
+    assert isinstance(hook, CoreHook)
+    population.set_members(NoiseMembers(3, 1, (5,), (1,), 0.01, mean_D=np.ones(4, np.float32)))
+    assert hook.perturbation.core_SRR.any()
+    population.set_members(NoiseMembers(3, 1, (5,), (1,), 0.01))
+    assert not hook.perturbation.core_SRR.any()
+
+
 def test_pairs_torn_apart_do_not_fit() -> None:
     population = Population([NoiseLayer("m", 5, 4, 1, 0.5, 0)], 4, torch.float32)
     population.hook("m", ["m"])
@@ -182,8 +267,9 @@ def test_layers_of_different_kinds_do_not_share_a_module() -> None:
 def test_layers_survive_a_file(tmp_path: Path) -> None:
     core = CoreLayer("m.0.v", SharedBasis(torch.ones(4, 3), torch.ones(5, 3)), 2, 0.5, 7)
     noise = NoiseLayer("m.0.k", 5, 4, 1, 0.25, 8)
-    save_factors([ONE, TWO, core, noise], tmp_path / "layers.safetensors")
-    one, two, third, fourth = load_factors(tmp_path / "layers.safetensors")
+    saved = lora("m.0.g", 5, 3, 9)
+    save_factors([ONE, TWO, core, noise, saved], tmp_path / "layers.safetensors")
+    one, two, third, fourth, fifth = load_factors(tmp_path / "layers.safetensors")
     assert isinstance(one, LayerFactors) and isinstance(two, LayerFactors)
     assert (one.name, one.num_moving, two.name, two.num_moving) == ("m.0.q", 3, "m.0.o", 1)
     assert one.basis.core_RR is None and one.base_b_R is None
@@ -193,3 +279,7 @@ def test_layers_survive_a_file(tmp_path: Path) -> None:
     assert isinstance(third, CoreLayer) and torch.equal(third.basis.left_OR, torch.ones(5, 3))
     assert (third.noise_rank, third.unit, third.parameter) == (2, 0.5, 7)
     assert fourth == noise
+    assert isinstance(fifth, LoraLayer)
+    assert torch.equal(fifth.start_K, saved.start_K) and fifth.shape == (5, 4)
+    assert (fifth.scaling, fifth.noise_rank, fifth.parameter) == (2.0, 2, 9)
+    assert (fifth.unit_a, fifth.unit_b) == (0.25, 0.5)

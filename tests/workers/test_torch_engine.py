@@ -14,7 +14,7 @@ from es_align.spaces import Space, layers_for, make_space
 from kernels.matrix_noise import NoiseStream, factor_noise
 from workers.engines.base import EngineSpec, Request
 from workers.engines.torch_engine import TorchEngine
-from workers.layers import CoreLayer, NoiseLayer, PerturbedLayer, save_factors
+from workers.layers import CoreLayer, LoraLayer, NoiseLayer, PerturbedLayer, save_factors
 from workers.members import NoiseMembers
 from workers.protocol import BASE_MEMBER, Sampling
 from workers.rendering import Renderer
@@ -97,9 +97,9 @@ def test_members_of_a_mixed_batch_are_their_materialised_models(
                 ids = torch.cat([ids, torch.tensor([[token]])], dim=1)
 
 
-@pytest.mark.parametrize("kind", ["core", "weights"])
+@pytest.mark.parametrize("kind", ["core", "lora", "weights"])
 def test_seeded_members_of_a_mixed_batch_are_their_materialised_models(
-    kind: Literal["core", "weights"],
+    kind: Literal["core", "lora", "weights"],
     model_path: Path,
     renderer: Renderer,
     tokens: list[tuple[int, ...]],
@@ -136,19 +136,30 @@ def test_seeded_members_of_a_mixed_batch_are_their_materialised_models(
 
 def written_out(layer: PerturbedLayer, pair: int, sign: int, numbers: np.ndarray) -> torch.Tensor:
     """The member's change of the weight, from the formula and the reference noise alone."""
-    stream = NoiseStream(11, 4)
-    assert isinstance(layer, CoreLayer | NoiseLayer)
+    assert isinstance(layer, CoreLayer | LoraLayer | NoiseLayer)
     rank = layer.noise_rank
+
+    def noise(parameter: int, unit: float, rows: int, columns: int) -> np.ndarray:
+        left_KO, right_KI = (
+            factor_noise(NoiseStream(11, 4), [pair], 2 * parameter + side, rank, width)[0]
+            for side, width in enumerate((rows, columns))
+        )
+        size = sign * SIGMA * unit / (8 * rank**0.5)
+        return size * left_KO.T.astype(float) @ right_KI.astype(float)
+
     if isinstance(layer, NoiseLayer):
-        rows, columns = layer.shape
-    else:
-        rows = columns = layer.basis.right_IR.shape[1]
-    left_KO = factor_noise(stream, [pair], 2 * layer.parameter, rank, rows)[0].astype(float)
-    right_KI = factor_noise(stream, [pair], 2 * layer.parameter + 1, rank, columns)[0].astype(float)
-    size = sign * SIGMA * layer.unit / (8 * rank**0.5)
-    if isinstance(layer, NoiseLayer):
-        return torch.from_numpy(size * left_KO.T @ right_KI).float()
-    core = torch.from_numpy(numbers.reshape(rows, rows) + size * right_KI.T @ left_KO)
+        return torch.from_numpy(noise(layer.parameter, layer.unit, *layer.shape)).float()
+    if isinstance(layer, LoraLayer):
+        (out_features, in_features), width = layer.shape, layer.rank
+        down, up = numbers[: width * in_features], numbers[width * in_features :]
+        noise_a = noise(layer.parameter, layer.unit_a, width, in_features)
+        noise_b = noise(layer.parameter + 1, layer.unit_b, out_features, width)
+        down_RI, up_OR = down.reshape(width, -1) + noise_a, up.reshape(-1, width) + noise_b
+        return torch.from_numpy(layer.scaling * up_OR @ down_RI).float()
+    rows = layer.basis.right_IR.shape[1]
+    core = torch.from_numpy(
+        numbers.reshape(rows, rows) + noise(layer.parameter, layer.unit, rows, rows).T
+    )
     return (layer.basis.left_OR.double() @ core.T @ layer.basis.right_IR.T.double()).float()
 
 

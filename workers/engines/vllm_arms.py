@@ -206,19 +206,18 @@ def make_members(
 ) -> Members:
     """Members 2p and 2p + 1 are the two signs of pair p: vectors for singular values, else seeds.
 
-    A space with a mean of its own (the cores) gets one of zeros.
+    A space with a mean of its own keeps the one it starts with.
     """
     pairs = [member // 2 for member in range(num_members)]
     signs = [1 if member % 2 == 0 else -1 for member in range(num_members)]
-    dimension = sum(layer.num_numbers for layer in layers)
     if isinstance(layers[0], LayerFactors):
+        dimension = sum(layer.num_numbers for layer in layers)
         rows = [
             sign * sigma * vector_noise(seed, generation, pair, dimension)
             for pair, sign in zip(pairs, signs, strict=True)
         ]
         return np.stack(rows).astype(np.float32)
-    mean_D = np.zeros(dimension, dtype=np.float32) if dimension else None
-    return NoiseMembers(seed, generation, tuple(pairs), tuple(signs), sigma, mean_D=mean_D)
+    return NoiseMembers(seed, generation, tuple(pairs), tuple(signs), sigma)
 
 
 def _start_vllm(spec: ArmSpec, **options: object) -> "LLM":
