@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 
 Precision = Literal["fp32", "bf16", "int8", "int4"]
 SpaceKind = Literal["singular_values", "core", "weights"]  # what the engine can perturb
+Schedule = Literal["constant", "linear", "cosine", "exponential"]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 
@@ -78,16 +79,33 @@ class SpaceConfig(Section):
 
 
 class StrategyConfig(Section):
-    """How the mean moves."""
+    """How the mean moves.
 
-    kind: Literal["openai_es", "cma_es"] = "openai_es"
+    cma_es, sep_cma_es and snes adapt sigma and step themselves by the order of the members; what
+    only openai_es reads is said at the field, and refused with the others.
+    """
+
+    kind: Literal["openai_es", "cma_es", "sep_cma_es", "snes"] = "openai_es"
     sigma: Positive = 0.05
-    """Standard deviation of the noise, relative to each singular value."""
+    """Standard deviation of the noise, relative to each singular value; of the first generation."""
+    sigma_schedule: Schedule = "constant"
+    """openai_es: how sigma goes from its start to its end over the run (es_align/schedules.py)."""
+    sigma_final: Positive = 1.0
+    """openai_es: sigma of the last generation as a share of the first one's."""
     learning_rate: Positive = 0.1
     """openai_es: step in units of sigma times the estimated gradient's scale."""
+    learning_rate_schedule: Schedule = "constant"
+    """openai_es: how the learning rate goes from its start to its end over the run."""
+    learning_rate_final: Positive = 1.0
+    """openai_es: learning rate of the last generation as a share of the first one's."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    shaping: Literal["centred", "z_score", "centred_ranks", "none"] = "z_score"
-    """How fitness is scaled before the update; prompts are always centred one by one first."""
+    """openai_es: what is left of the velocity in the next generation."""
+    max_step: Positive | None = None
+    """openai_es: longest step, L2 norm in units of sigma * sqrt(D); none: no limit."""
+    centring: Literal["prompt", "none"] = "prompt"
+    """Whether every prompt is centred over the members before a member's rewards are averaged."""
+    shaping: Literal["centred", "leave_one_out", "z_score", "centred_ranks", "none"] = "z_score"
+    """openai_es: how fitness is scaled before the update."""
 
 
 class EvaluationConfig(Section):

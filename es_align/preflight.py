@@ -16,6 +16,18 @@ from es_align.layouts import GROUP_SIZES, Scheme, check_plain, check_precision, 
 
 # Named here too because es_align.bundled, which builds them, imports torch; a test compares both.
 BUNDLED_NAMES = ("smollm2-135m-instruct", "tiny")
+# Their sigma and step follow from the order of the members alone.
+SELF_ADAPTING = ("cma_es", "sep_cma_es", "snes")
+NOT_SELF_ADAPTING = (
+    "sigma_schedule",
+    "sigma_final",
+    "learning_rate",
+    "learning_rate_schedule",
+    "learning_rate_final",
+    "momentum",
+    "max_step",
+    "shaping",
+)
 
 
 def validate(config: Config) -> None:
@@ -24,6 +36,7 @@ def validate(config: Config) -> None:
     Raises ConfigError, ModelError or DataError naming the value, the limit and the next step.
     """
     _check_population(config)
+    _check_strategy(config.strategy)
     _check_lengths(config)
     _check_precision(config)
     _check_workers(config)
@@ -102,6 +115,37 @@ def _check_population(config: Config) -> None:
             f"workers.count={num_workers} but a generation has only {num_chunks} chunk(s) of "
             f"members, so some workers would have nothing to do; {step}"
         )
+
+
+def _check_strategy(strategy: StrategyConfig) -> None:
+    """No setting that the strategy does not read, and no end of a schedule that there is not."""
+    if strategy.kind in SELF_ADAPTING:
+        unread = {
+            name: value
+            for name, value in strategy
+            if name in NOT_SELF_ADAPTING and value != StrategyConfig.model_fields[name].default
+        }
+        if unread:
+            told = ", ".join(f"strategy.{name}={value}" for name, value in unread.items())
+            defaults = ", ".join(
+                f"strategy.{name}={'null' if value is None else value}"
+                for name, value in StrategyConfig()
+                if name in unread
+            )
+            raise ConfigError(
+                f"{told}: strategy.kind={strategy.kind} adapts its sigma and its step to the order "
+                f"of the members and reads none of these; leave them out or set {defaults}, or use "
+                "strategy.kind=openai_es"
+            )
+    for name, schedule, final in (
+        ("sigma", strategy.sigma_schedule, strategy.sigma_final),
+        ("learning_rate", strategy.learning_rate_schedule, strategy.learning_rate_final),
+    ):
+        if schedule == "constant" and final != 1:
+            raise ConfigError(
+                f"strategy.{name}_final={final} is only read with a schedule; set "
+                f"strategy.{name}_schedule=linear, cosine or exponential, or leave it out"
+            )
 
 
 def _check_lengths(config: Config) -> None:
