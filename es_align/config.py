@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 
 Precision = Literal["fp32", "bf16", "int8", "int4"]
 SpaceKind = Literal["singular_values", "core", "lora", "weights"]  # what the engine can perturb
+Schedule = Literal["constant", "linear", "cosine", "exponential"]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 
@@ -79,25 +80,43 @@ class SpaceConfig(Section):
 
 
 class StrategyConfig(Section):
-    """How the mean moves."""
+    """How the mean moves.
 
-    kind: Literal["openai_es", "cma_es", "eggroll"] | None = None
+    cma_es, sep_cma_es and snes adapt sigma and step themselves by the order of the members; what
+    only openai_es and eggroll read is said at the field, and refused with the others.
+    """
+
+    kind: Literal["openai_es", "cma_es", "sep_cma_es", "snes", "eggroll"] | None = None
     """Left out or null: the space's own, openai_es for singular values, eggroll for the others."""
     sigma: Positive = 0.05
-    """Standard deviation of the noise: relative to each singular value, or (core) to the root mean
-    square of a layer's leading ones."""
+    """Standard deviation of the noise in the first generation: relative to each singular value, or
+    in a seeded space to the size of each matrix (es_align/spaces/layers.py)."""
+    sigma_schedule: Schedule = "constant"
+    """openai_es, eggroll: how sigma goes from its start to its end over the run
+    (es_align/schedules.py)."""
+    sigma_final: Positive = 1.0
+    """openai_es, eggroll: sigma of the last generation as a share of the first one's."""
     learning_rate: Positive = 0.1
     """openai_es, eggroll: step in units of sigma times the estimated gradient's scale."""
+    learning_rate_schedule: Schedule = "constant"
+    """openai_es, eggroll: how the learning rate goes from its start to its end over the run."""
+    learning_rate_final: Positive = 1.0
+    """openai_es, eggroll: learning rate of the last generation as a share of the first one's."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    """openai_es, eggroll; with optimizer adam its first beta."""
+    """openai_es, eggroll: what is left of the velocity in the next generation; with optimizer adam
+    its first beta."""
+    max_step: Positive | None = None
+    """openai_es, eggroll: longest step, L2 norm in units of sigma * sqrt(D); none: no limit."""
     optimizer: Literal["sgd", "momentum", "adam"] = "momentum"
     """eggroll: what makes a step of the gradient (torch.optim)."""
     noise: Literal["binomial", "rademacher"] = "binomial"
     """eggroll: entries of the noise's factors."""
     noise_reuse: Count = 1
     """eggroll: generations that share their noise."""
-    shaping: Literal["centred", "z_score", "centred_ranks", "none"] = "z_score"
-    """How fitness is scaled before the update; prompts are always centred one by one first."""
+    centring: Literal["prompt", "none"] = "prompt"
+    """Whether every prompt is centred over the members before a member's rewards are averaged."""
+    shaping: Literal["centred", "leave_one_out", "z_score", "centred_ranks", "none"] = "z_score"
+    """openai_es, eggroll: how fitness is scaled before the update."""
 
 
 class EvaluationConfig(Section):

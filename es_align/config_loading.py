@@ -24,7 +24,7 @@ from rewards.base import JsonValue
 NOT_IDENTITY = frozenset(
     {
         "run_dir",
-        "generations",  # a run may be made longer
+        "generations",  # a run may be made longer, unless a schedule is stretched by that
         "checkpoint_every",
         "samples_per_generation",
         "workers.count",
@@ -66,13 +66,23 @@ def config_digest(config: Config) -> str:
 def changed_fields(old: Config, new: Config) -> dict[str, tuple[JsonValue, JsonValue]]:
     """Dotted name to (old, new) of result-defining fields that differ; none if digests agree."""
     before, after = dict(_identity(old)), dict(_identity(new))
-    return {name: (before[name], after[name]) for name in before if before[name] != after[name]}
+    return {
+        name: (before[name], after[name])
+        for name in before
+        if name in after and before[name] != after[name]
+    }
 
 
 def _identity(config: Config) -> Iterator[tuple[str, JsonValue]]:
     for name, value in _leaves(config.model_dump(mode="json"), ""):
-        if name not in NOT_IDENTITY:
+        if name not in NOT_IDENTITY or (name == "generations" and _is_scheduled(config)):
             yield name, value
+
+
+def _is_scheduled(config: Config) -> bool:
+    """Whether an earlier generation's update depends on how many are to come."""
+    strategy = config.strategy
+    return {strategy.sigma_schedule, strategy.learning_rate_schedule} != {"constant"}
 
 
 def _leaves(tree: Mapping[str, JsonValue], prefix: str) -> Iterator[tuple[str, JsonValue]]:

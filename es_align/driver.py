@@ -13,7 +13,7 @@ import numpy as np
 from es_align.config import Config
 from es_align.errors import WorkerError
 from es_align.evaluation import Evaluation, evaluation_of
-from es_align.fitness import centre_prompts
+from es_align.fitness import CENTRINGS, centre_prompts
 from es_align.progress import GenerationLine, Reporter
 from es_align.rollout import Rollout, run_base_copies, run_one, run_population
 from es_align.session import Run
@@ -41,7 +41,7 @@ def run_generations(
         asked = time.perf_counter()
         rollout = run_population(pool, config, population, prompt_ids)
         answered = time.perf_counter()
-        fitness_M = centre_prompts(rollout.rewards_MP)
+        fitness_M = CENTRINGS[config.strategy.centring](rollout.rewards_MP)
         update = run.strategy.tell(population, fitness_M)
         update = run.moved(update, None if update.move is None else pool.move(update.move))
         metrics = generation_metrics(rollout, fitness_M, update, answered - asked, noise_floor)

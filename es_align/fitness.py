@@ -2,8 +2,10 @@
 
 Prompts differ in difficulty more than members differ in skill, so each prompt is centred over the
 members first: with common prompts that removes the prompt's share of the variance (the baseline of
-GRPO, Shao et al. 2024, across members instead of samples). Shaping then fixes the scale: z-scores,
-or the centred ranks of Wierstra et al. 2014 and Salimans et al. 2017 (arXiv 1703.03864).
+GRPO, Shao et al. 2024, across members instead of samples). It only matters where members miss
+scores: with all of them the averages of all members move by the same amount. Shaping then fixes the
+scale: z-scores, the leave-one-out baseline of RLOO (Ahmadian et al. 2024, arXiv 2402.14740) and
+LOREN, or the centred ranks of Wierstra et al. 2014 and Salimans et al. 2017 (arXiv 1703.03864).
 
 Sums are exactly rounded (`math.fsum`): equal scores in another order give equal bits, so ties stay
 ties, and replay computes the same shaped fitness on any machine. Not-a-number means no score, and
@@ -44,9 +46,35 @@ def centre_prompts(rewards_MP: np.ndarray) -> np.ndarray:
     )
 
 
+def average_rewards(rewards_MP: np.ndarray) -> np.ndarray:
+    """Fitness of each member without centring: the mean of its scores, in the reward's own unit.
+
+    Takes and returns what `centre_prompts` does. A member that misses the score of a hard prompt
+    gains by it here.
+    """
+    rewards_MP = np.asarray(rewards_MP, dtype=np.float64)
+    return np.array([_mean(row[np.isfinite(row)]) for row in rewards_MP])
+
+
+CENTRINGS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "prompt": centre_prompts,
+    "none": average_rewards,
+}
+"""By the name in `strategy.centring`: rewards float64 (M, P) to fitness float64 (M,)."""
+
+
 def shape_centred(fitness_M: np.ndarray) -> np.ndarray:
     """Fitness less its mean over the members, in the reward's own unit."""
     return _on_finite(fitness_M, lambda values: _spread_or_zeros(values, is_scaled=False))
+
+
+def shape_leave_one_out(fitness_M: np.ndarray) -> np.ndarray:
+    """Fitness less the mean of the other members, in the reward's own unit.
+
+    A member's baseline does not contain its own fitness, so it is independent of it; n / (n - 1)
+    times `shape_centred`. A member alone has nobody to be compared with and gets 0.
+    """
+    return _on_finite(fitness_M, _leave_one_out)
 
 
 def shape_z_score(fitness_M: np.ndarray) -> np.ndarray:
@@ -66,6 +94,7 @@ def shape_none(fitness_M: np.ndarray) -> np.ndarray:
 
 SHAPINGS: dict[str, Shaping] = {
     "centred": shape_centred,
+    "leave_one_out": shape_leave_one_out,
     "z_score": shape_z_score,
     "centred_ranks": shape_centred_ranks,
     "none": shape_none,
@@ -87,6 +116,11 @@ def _spread_or_zeros(values: np.ndarray, *, is_scaled: bool) -> np.ndarray:
         return np.zeros(len(values))
     centred = values - _mean(values)
     return centred / math.sqrt(_mean(centred * centred)) if is_scaled else centred
+
+
+def _leave_one_out(values: np.ndarray) -> np.ndarray:
+    num_others = max(len(values) - 1, 1)
+    return _spread_or_zeros(values, is_scaled=False) * (len(values) / num_others)
 
 
 def _centred_ranks(values: np.ndarray) -> np.ndarray:

@@ -16,6 +16,19 @@ from es_align.layouts import GROUP_SIZES, Scheme, check_plain, check_precision, 
 
 # Named here too because es_align.bundled, which builds them, imports torch; a test compares both.
 BUNDLED_NAMES = ("smollm2-135m-instruct", "tiny")
+# Their sigma and step follow from the order of the members alone.
+SELF_ADAPTING = ("cma_es", "sep_cma_es", "snes")
+NOT_SELF_ADAPTING = (
+    "sigma_schedule",
+    "sigma_final",
+    "learning_rate",
+    "learning_rate_schedule",
+    "learning_rate_final",
+    "momentum",
+    "max_step",
+    "shaping",
+)
+ONLY_EGGROLL = ("optimizer", "noise", "noise_reuse")
 
 
 def validate(config: Config) -> None:
@@ -24,6 +37,7 @@ def validate(config: Config) -> None:
     Raises ConfigError, ModelError or DataError naming the value, the limit and the next step.
     """
     _check_population(config)
+    _check_strategy(config.strategy)
     _check_lengths(config)
     _check_precision(config)
     _check_workers(config)
@@ -105,6 +119,40 @@ def _check_population(config: Config) -> None:
         )
 
 
+def _check_strategy(strategy: StrategyConfig) -> None:
+    """No setting that the strategy does not read, and no end of a schedule that there is not."""
+    is_adapting = strategy.kind in SELF_ADAPTING
+    ignored = () if strategy.kind == "eggroll" else ONLY_EGGROLL
+    if is_adapting:
+        ignored += NOT_SELF_ADAPTING
+    defaults = StrategyConfig()
+    unread = [name for name, value in strategy if name in ignored]
+    unread = [name for name in unread if getattr(strategy, name) != getattr(defaults, name)]
+    if unread:
+        told = ", ".join(f"strategy.{name}={getattr(strategy, name)}" for name in unread)
+        reset = ", ".join(f"strategy.{name}={_yaml(getattr(defaults, name))}" for name in unread)
+        adapts = " adapts its sigma and its step to the order of the members and"
+        why = adapts if is_adapting else ""
+        readers = "openai_es" if is_adapting and not {*unread} & {*ONLY_EGGROLL} else "eggroll"
+        raise ConfigError(
+            f"{told}: strategy.kind={strategy.kind}{why} reads none of these; leave them out or "
+            f"set {reset}, or use strategy.kind={readers}"
+        )
+    for name, schedule, final in (
+        ("sigma", strategy.sigma_schedule, strategy.sigma_final),
+        ("learning_rate", strategy.learning_rate_schedule, strategy.learning_rate_final),
+    ):
+        if schedule == "constant" and final != 1:
+            raise ConfigError(
+                f"strategy.{name}_final={final} is only read with a schedule; set "
+                f"strategy.{name}_schedule=linear, cosine or exponential, or leave it out"
+            )
+
+
+def _yaml(value: object) -> object:
+    return "null" if value is None else value
+
+
 def _check_lengths(config: Config) -> None:
     longest = config.workers.max_model_len
     if config.max_new_tokens >= longest:
@@ -177,7 +225,7 @@ def _check_model(name: str) -> None:
 def _check_space(config: Config) -> None:
     kind, strategy = config.space.kind, config.strategy.kind
     if is_seeded(kind) != (strategy == "eggroll"):
-        fitting = "eggroll" if is_seeded(kind) else "openai_es or cma_es"
+        fitting = "eggroll" if is_seeded(kind) else "openai_es, cma_es, sep_cma_es or snes"
         members = "seeds of matrix noise" if is_seeded(kind) else "vectors"
         raise ConfigError(
             f"strategy.kind={strategy} cannot serve space.kind={kind}, whose members are "

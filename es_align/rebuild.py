@@ -60,6 +60,7 @@ def start_strategy(config: Config, header: LedgerHeader) -> Strategy:
         dimension=header.dimension,
         population=config.population,
         seed=config.seed,
+        generations=config.generations,
     )
 
 

@@ -54,7 +54,7 @@ def test_a_strategy_goes_on_from_disk_bit_for_bit(tmp_path: Path, kind: str) -> 
             strategy.tell(population, -((population.vectors_MD - 0.3) ** 2).sum(axis=1))
 
     straight, broken_off, resumed = (
-        make_strategy(config, dimension=6, population=8, seed=1) for _ in range(3)
+        make_strategy(config, dimension=6, population=8, seed=1, generations=6) for _ in range(3)
     )
     run(0, 6, straight)
     run(0, 3, broken_off)

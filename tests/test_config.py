@@ -185,6 +185,21 @@ def test_digest_ignores_exactly_what_cannot_change_results() -> None:
         assert list(changed_fields(base, other)) == [name]
 
 
+def test_a_longer_run_is_the_same_run_unless_a_schedule_goes_over_it() -> None:
+    base = Config()
+    longer = apply_overrides(base, ["generations=60"])
+    assert changed_fields(base, longer) == {}
+    for name in ("sigma", "learning_rate"):
+        overrides = [f"strategy.{name}_schedule=cosine", f"strategy.{name}_final=0.1"]
+        scheduled = apply_overrides(base, overrides)
+        stretched = apply_overrides(longer, overrides)
+        assert changed_fields(scheduled, stretched) == {"generations": (40, 60)}
+        assert config_digest(scheduled) != config_digest(stretched)
+        started_without = changed_fields(base, stretched)
+        assert set(started_without) == {f"strategy.{name}_schedule", f"strategy.{name}_final"}
+        assert set(changed_fields(stretched, base)) == set(started_without)
+
+
 def test_digest_survives_json() -> None:
     config = apply_overrides(Config(), ["strategy.sigma=1e-3", "space.targets=[q_proj]"])
     again = Config.model_validate_json(config.model_dump_json())
@@ -210,6 +225,35 @@ def test_digest_survives_json() -> None:
         (
             ["workers.members_per_chunk=3", "strategy.kind=cma_es"],
             "members_per_chunk=3 must divide population=8; use 2 or 4",
+        ),
+        (
+            ["strategy.kind=cma_es", "strategy.learning_rate=0.5", "strategy.max_step=2"],
+            "strategy.learning_rate=0.5, strategy.max_step=2.0: strategy.kind=cma_es adapts its "
+            "sigma and its step to the order of the members and reads none of these; leave them "
+            "out or set strategy.learning_rate=0.1, strategy.max_step=null, or use "
+            "strategy.kind=openai_es",
+        ),
+        (
+            ["strategy.kind=sep_cma_es", "strategy.sigma_schedule=cosine"],
+            "set strategy.sigma_schedule=constant, or use strategy.kind=openai_es",
+        ),
+        (
+            ["strategy.kind=snes", "strategy.learning_rate_schedule=linear"],
+            "set strategy.learning_rate_schedule=constant, or use strategy.kind=openai_es",
+        ),
+        (
+            ["strategy.kind=snes", "strategy.shaping=none", "strategy.momentum=0"],
+            "set strategy.momentum=0.9, strategy.shaping=z_score, or use strategy.kind=openai_es",
+        ),
+        (
+            ["strategy.sigma_final=0.1"],
+            "strategy.sigma_final=0.1 is only read with a schedule; set "
+            "strategy.sigma_schedule=linear, cosine or exponential, or leave it out",
+        ),
+        (
+            ["strategy.sigma_schedule=linear", "strategy.learning_rate_final=2"],
+            "strategy.learning_rate_final=2.0 is only read with a schedule; set "
+            "strategy.learning_rate_schedule=linear",
         ),
         (["max_new_tokens=256"], "leaves no room for a prompt in workers.max_model_len=256"),
         (["workers.engine=vllm"], "precision=fp32 needs workers.engine=torch, not vllm"),
@@ -256,6 +300,11 @@ def test_preflight_refuses(
     "overrides",
     [
         ["population=33", "strategy.kind=cma_es"],
+        ["population=33", "strategy.kind=sep_cma_es", "strategy.sigma=0.2"],
+        ["population=33", "strategy.kind=snes", "strategy.centring=none"],
+        ["strategy.sigma_schedule=exponential", "strategy.sigma_final=0.1"],
+        ["strategy.learning_rate_schedule=cosine", "strategy.learning_rate_final=1e-3"],
+        ["strategy.max_step=0.5", "strategy.shaping=leave_one_out"],
         ["workers.count=2", "workers.members_per_chunk=2"],
         ["model=owner/name"],
         [

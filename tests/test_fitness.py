@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from es_align.config import StrategyConfig
-from es_align.fitness import SHAPINGS, centre_prompts
+from es_align.fitness import CENTRINGS, SHAPINGS, average_rewards, centre_prompts
 
 NAN = float("nan")
 
@@ -42,11 +42,23 @@ def test_equal_scores_in_another_order_are_an_exact_tie() -> None:
     assert len(set(centre_prompts(rewards_MP).tolist())) == 1
 
 
+def test_without_centring_fitness_is_the_average_of_the_scores_there_are() -> None:
+    rewards_MP = np.array([[1.0, 10.0], [0.0, NAN], [np.inf, 4.0], [NAN, NAN]])
+    assert average_rewards(rewards_MP) == pytest.approx([5.5, 0.0, 4.0, NAN], abs=0, nan_ok=True)
+
+
+def test_with_all_scores_centring_moves_every_member_alike() -> None:
+    rewards_MP = np.array([[1.0, 10.0], [0.0, 12.0], [0.5, 14.0], [0.5, 12.0]])
+    moved_M = average_rewards(rewards_MP) - centre_prompts(rewards_MP)
+    assert moved_M.tolist() == [6.25] * 4  # the mean of the prompts' averages, 0.5 and 12
+
+
 @pytest.mark.parametrize(
     ("shaping", "expected"),
     [
         ("none", [1.0, 2.0, NAN, 2.0, 5.0]),
         ("centred", [-1.5, -0.5, NAN, -0.5, 2.5]),
+        ("leave_one_out", [1 - 9 / 3, 2 - 8 / 3, NAN, 2 - 8 / 3, 5 - 5 / 3]),
         ("z_score", [-1.0, -1 / 3, NAN, -1 / 3, 5 / 3]),
         ("centred_ranks", [-0.5, 0.0, NAN, 0.0, 0.5]),
     ],
@@ -57,7 +69,7 @@ def test_shapings_by_hand(shaping: str, expected: list[float]) -> None:
     assert shaped_M == pytest.approx(expected, abs=1e-15, nan_ok=True)
 
 
-@pytest.mark.parametrize("shaping", ["centred", "z_score", "centred_ranks"])
+@pytest.mark.parametrize("shaping", ["centred", "leave_one_out", "z_score", "centred_ranks"])
 def test_equal_members_shape_to_zeros(shaping: str) -> None:
     for fitness in ([0.1, 0.1, 0.1], [0.7]):
         assert SHAPINGS[shaping](np.array(fitness)).tolist() == [0.0] * len(fitness)
@@ -79,6 +91,7 @@ def test_nobody_scored_stays_nobody(shaping: str) -> None:
 def test_the_config_offers_exactly_the_shapings() -> None:
     allowed = StrategyConfig.model_fields["shaping"].annotation
     assert set(SHAPINGS) == set(get_args(allowed))
+    assert set(CENTRINGS) == set(get_args(StrategyConfig.model_fields["centring"].annotation))
 
 
 thousandths = st.integers(-1000, 1000).map(lambda number: number / 1000)

@@ -62,6 +62,7 @@ class Move:
     weight_N: np.ndarray  # float64, one a pair; 0 leaves a pair out
     sigma: float
     learning_rate: float
+    max_step: float | None = None  # longest step, in units of sigma * sqrt(numbers)
 
 
 @dataclass(frozen=True, slots=True)

@@ -95,7 +95,13 @@ class StrategyFactory(Protocol):
     """What stands in the registry: a class whose constructor takes these."""
 
     def __call__(
-        self, config: StrategyConfig, *, dimension: int, population: int, seed: int
+        self,
+        config: StrategyConfig,
+        *,
+        dimension: int,
+        population: int,
+        seed: int,
+        generations: int,
     ) -> Strategy: ...
 
 

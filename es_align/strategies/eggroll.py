@@ -7,9 +7,9 @@ where `E_p = (1 / sqrt r) A_p B_p^T` is made from (seed, generation, p) wherever
     gradient = sum_p f_p E_p / N                       N those pairs
     matrix <- matrix + sigma * unit * step(gradient)
 
-with the step of `optimizer`. Unlike in the paper the step is in units of sigma, as in openai_es:
-`learning_rate` and `momentum` mean the same in both. The gradient and the step are taken where the
-matrices are (`workers.means`); all that leaves the driver is f.
+with the step of `optimizer`, shortened to `max_step`. Unlike in the paper the step is in units of
+sigma, as in openai_es: `learning_rate` and `momentum` mean the same in both. The gradient and the
+step are taken where the matrices are (`workers.means`); all that leaves the driver is f.
 
 `noise_reuse` generations share their noise (the paper's 1 to 4), so that what is made from it may
 be kept; it is shared across generations, never across seeds.
@@ -19,6 +19,7 @@ import numpy as np
 
 from es_align.config import StrategyConfig
 from es_align.fitness import SHAPINGS
+from es_align.schedules import schedule_factor
 from es_align.strategies.base import (
     Population,
     StrategyState,
@@ -39,7 +40,13 @@ class Eggroll:
     kind = "eggroll"
 
     def __init__(
-        self, config: StrategyConfig, *, dimension: int, population: int, seed: int
+        self,
+        config: StrategyConfig,
+        *,
+        dimension: int,
+        population: int,
+        seed: int,
+        generations: int,
     ) -> None:
         """Raises ConfigError if the population is odd."""
         require_pairs(population)
@@ -47,6 +54,7 @@ class Eggroll:
         self._config = config
         self._num_members = population
         self._seed = seed
+        self._generations = generations
         self._shape = SHAPINGS[config.shaping]
 
     @property
@@ -62,7 +70,7 @@ class Eggroll:
             generation // self._config.noise_reuse,
             tuple(pair for pair in range(num_pairs) for _ in range(2)),
             (1, -1) * num_pairs,
-            self._config.sigma,
+            self._sigma(generation),
             self._config.noise,
         )
         return Population(generation, members)
@@ -80,8 +88,9 @@ class Eggroll:
             population.generation,
             population.generation // self._config.noise_reuse,
             pair_weights(self._shape(fitness_N2.ravel()), is_whole_N),
-            self._config.sigma,
-            self._config.learning_rate,
+            self._sigma(population.generation),
+            self._learning_rate(population.generation),
+            self._config.max_step,
         )
         return Update(
             generation=population.generation,
@@ -100,6 +109,18 @@ class Eggroll:
     def load_state(self, state: StrategyState) -> None:
         """Raises ConfigError if the state is of another kind or size."""
         require_identity(state, self._identity(), {})
+
+    def _sigma(self, generation: int) -> float:
+        config = self._config
+        return config.sigma * schedule_factor(
+            config.sigma_schedule, config.sigma_final, generation, self._generations
+        )
+
+    def _learning_rate(self, generation: int) -> float:
+        config = self._config
+        return config.learning_rate * schedule_factor(
+            config.learning_rate_schedule, config.learning_rate_final, generation, self._generations
+        )
 
     def _identity(self) -> dict[str, JsonValue]:
         return {

@@ -5,7 +5,12 @@ fitness and N the number of pairs in which both members have one,
 
     gradient = 1/N * sum_p (s[2p] - s[2p + 1]) / 2 * noise_p
     velocity = momentum * velocity + gradient
-    mean     = mean + learning_rate * sigma * velocity
+    step     = learning_rate * sigma * velocity
+    mean     = mean + min(1, max_step * sigma * sqrt(D) / |step|) * step
+
+The last factor is 1 without `max_step`: a trust region as wide as that many times the distance of a
+member from the mean, sigma * sqrt(D). It shortens the step, not the velocity. Sigma and learning
+rate are their schedules' values in that generation.
 
 The paper steps by alpha / (n sigma) * sum_i F_i noise_i; here alpha = learning_rate * sigma^2. That
 makes the step free of scale: sigma carries the unit of the parameters, and z-scores remove the
@@ -13,19 +18,22 @@ reward's. On a slope without noise the gradient's component uphill is then 1, wh
 dimension or population, so learning_rate / (1 - momentum) is the way gained per generation in units
 of sigma, and 1 is about what CMA-ES does. Measurement noise shortens it of itself; a larger
 population only averages the sideways part, of norm about sqrt(D / N), away. Ranks have standard
-deviation 0.29, so their steps are that much shorter; under `centred` and `none` the learning rate
-is per unit of reward.
+deviation 0.29, so their steps are that much shorter; under `centred`, `leave_one_out` and `none`
+the learning rate is per unit of reward.
 
 The sums run pair by pair in float64 by elementwise operations alone: no BLAS, no fused
 multiply-add, so any machine rebuilds the same bits. Left out: weight decay and virtual batch
 normalisation (the paper's 2.1).
 """
 
+import math
+
 import numpy as np
 
 from es_align.config import StrategyConfig
 from es_align.errors import ConfigError
 from es_align.fitness import SHAPINGS
+from es_align.schedules import schedule_factor
 from es_align.strategies.base import (
     Population,
     StrategyState,
@@ -35,6 +43,7 @@ from es_align.strategies.base import (
     require_identity,
     require_members,
 )
+from es_align.strategies.common import require_dimension
 from kernels.noise import vector_noise
 from rewards.base import JsonValue
 
@@ -45,7 +54,13 @@ class OpenAIES:
     kind = "openai_es"
 
     def __init__(
-        self, config: StrategyConfig, *, dimension: int, population: int, seed: int
+        self,
+        config: StrategyConfig,
+        *,
+        dimension: int,
+        population: int,
+        seed: int,
+        generations: int,
     ) -> None:
         """Raises ConfigError if the population is odd or the dimension not positive."""
         if population % 2 or population < 2:
@@ -54,17 +69,12 @@ class OpenAIES:
             raise ConfigError(
                 f"population={population} must be even for antithetic pairs; use {nearest}"
             )
-        if dimension < 1:
-            raise ConfigError(
-                f"dimension={dimension}: the space has nothing to perturb; "
-                "raise its rank or add targets"
-            )
+        require_dimension(dimension)
         self.dimension = dimension
         self._num_members = population
         self._seed = seed
-        self._sigma = config.sigma
-        self._learning_rate = config.learning_rate
-        self._momentum = config.momentum
+        self._config = config
+        self._generations = generations
         self._shape = SHAPINGS[config.shaping]
         self._mean_D = np.zeros(dimension)
         self._velocity_D = np.zeros(dimension)
@@ -76,9 +86,10 @@ class OpenAIES:
 
     def ask(self, generation: int) -> Population:
         """The pairs around the mean; changes nothing."""
+        sigma = self._sigma(generation)
         vectors_MD = np.empty((self._num_members, self.dimension))
         for pair in range(self._num_members // 2):
-            offset_D = self._sigma * self._noise(generation, pair)
+            offset_D = sigma * self._noise(generation, pair)
             vectors_MD[2 * pair] = self._mean_D + offset_D
             vectors_MD[2 * pair + 1] = self._mean_D - offset_D
         return Population(generation, vectors_MD)
@@ -104,16 +115,18 @@ class OpenAIES:
                 gradient_D += weight * self._noise(population.generation, pair)
         gradient_D /= num_used // 2
 
-        self._velocity_D = self._momentum * self._velocity_D + gradient_D
-        step_D = (self._learning_rate * self._sigma) * self._velocity_D
+        sigma = self._sigma(population.generation)
+        learning_rate = self._learning_rate(population.generation)
+        self._velocity_D = self._config.momentum * self._velocity_D + gradient_D
+        step_D = self._within_reach((learning_rate * sigma) * self._velocity_D, sigma)
         self._mean_D = self._mean_D + step_D
         return Update(
             generation=population.generation,
             step_norm=float(np.linalg.norm(step_D)),
             num_used=num_used,
             num_excluded=self._num_members - num_used,
-            sigma=self._sigma,
-            learning_rate=self._learning_rate,
+            sigma=sigma,
+            learning_rate=learning_rate,
         )
 
     def state(self) -> StrategyState:
@@ -127,6 +140,25 @@ class OpenAIES:
         require_identity(state, self._identity(), shapes)
         self._mean_D = np.array(state.arrays["mean"], dtype=np.float64)
         self._velocity_D = np.array(state.arrays["velocity"], dtype=np.float64)
+
+    def _sigma(self, generation: int) -> float:
+        config = self._config
+        return config.sigma * schedule_factor(
+            config.sigma_schedule, config.sigma_final, generation, self._generations
+        )
+
+    def _learning_rate(self, generation: int) -> float:
+        config = self._config
+        return config.learning_rate * schedule_factor(
+            config.learning_rate_schedule, config.learning_rate_final, generation, self._generations
+        )
+
+    def _within_reach(self, step_D: np.ndarray, sigma: float) -> np.ndarray:
+        if self._config.max_step is None:
+            return step_D
+        longest = self._config.max_step * sigma * math.sqrt(self.dimension)
+        length = math.sqrt(math.fsum((step_D * step_D).tolist()))
+        return step_D if length <= longest else step_D * (longest / length)
 
     def _identity(self) -> dict[str, JsonValue]:
         return {

@@ -41,7 +41,7 @@ def test_a_start_belongs_to_its_seed_and_layer(model_path: Path) -> None:
 def test_at_the_start_sigma_means_the_same_as_for_whole_weights(model_path: Path) -> None:
     """The change of a weight by a member, over many pairs: sigma times the weight's RMS."""
     layer = lora_layers(4, model_path, ("down_proj",))[0]
-    weights = {name: weight_OI for name, weight_OI in linear_weights(model_path, ("down_proj",))}
+    weights = dict(linear_weights(model_path, ("down_proj",)))
     population = Population([layer], 128, torch.float32)
     hook = population.hook(layer.name, [layer.name])
     assert hook is not None

@@ -1,19 +1,29 @@
 """cma_es against the library it stands on."""
 
+import math
+import time
+import tracemalloc
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from cmaes import CMA
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from es_align.config import StrategyConfig
 from es_align.errors import ConfigError
 from es_align.strategies import make_strategy
-from es_align.strategies.base import Strategy
+from es_align.strategies.cma_es import CMAES
 from kernels.noise import vector_noise
 
 
-def make(*, dimension: int, population: int, sigma: float = 0.5) -> Strategy:
+def make(*, dimension: int, population: int, sigma: float = 0.5) -> CMAES:
     config = StrategyConfig.model_validate({"kind": "cma_es", "sigma": sigma})
-    return make_strategy(config, dimension=dimension, population=population, seed=3)
+    strategy = make_strategy(
+        config, dimension=dimension, population=population, seed=3, generations=1
+    )
+    assert isinstance(strategy, CMAES)
+    return strategy
 
 
 def cigar(vectors_MD: np.ndarray) -> np.ndarray:
@@ -21,15 +31,122 @@ def cigar(vectors_MD: np.ndarray) -> np.ndarray:
     return -(scales_D * (vectors_MD - 1) ** 2).sum(axis=1)
 
 
-def test_updates_are_the_librarys() -> None:
-    strategy = make(dimension=6, population=8)
-    library = CMA(mean=np.zeros(6), sigma=0.5, population_size=8)
-    for generation in range(10):
-        population = strategy.ask(generation)
-        fitness_M = cigar(population.vectors_MD)
-        strategy.tell(population, fitness_M)
-        library.tell([(v, -f) for v, f in zip(population.vectors_MD, fitness_M, strict=True)])
-        assert strategy.mean_D.tolist() == library.mean.tolist()
+def slope(vectors_MD: np.ndarray) -> np.ndarray:
+    """Steep enough for sigma to grow, so that the covariance's path stands still at times."""
+    return vectors_MD @ np.ones(vectors_MD.shape[1])
+
+
+# The library sums in another order: differences of rounding grow with the condition of C.
+@pytest.mark.parametrize(
+    ("dimension", "population", "function", "relative"),
+    [(1, 4, cigar, 1e-9), (6, 8, cigar, 1e-9), (6, 41, slope, 1e-9), (40, 16, cigar, 1e-9)],
+)
+def test_updates_are_the_librarys(
+    dimension: int,
+    population: int,
+    function: Callable[[np.ndarray], np.ndarray],
+    relative: float,
+) -> None:
+    strategy = make(dimension=dimension, population=population)
+    library = CMA(mean=np.zeros(dimension), sigma=0.5, population_size=population)
+    stood_still = 0
+    for generation in range(30):
+        asked = strategy.ask(generation)
+        fitness_M = function(asked.vectors_MD)
+        path_D = library._pc.copy()
+        strategy.tell(asked, fitness_M)
+        tell_library(library, asked.vectors_MD, fitness_M)
+        stood_still += np.allclose(library._pc, (1 - library._cc) * path_D, rtol=1e-12)
+        assert_same(strategy, library, relative)
+    assert stood_still or function is not slope
+
+
+def test_between_decompositions_updates_are_those_of_a_lazy_library() -> None:
+    """Appendix B.2 of the tutorial, which the library leaves out: it decomposes every time."""
+    dimension, population, gap = 150, 8, 3
+    strategy = make(dimension=dimension, population=population)
+    library = CMA(mean=np.zeros(dimension), sigma=0.5, population_size=population)
+    assert math.floor(1 / (10 * dimension * (library._c1 + library._cmu))) == gap
+    for generation in range(3 * gap):
+        asked = strategy.ask(generation)
+        fitness_M = cigar(asked.vectors_MD)
+        strategy.tell(asked, fitness_M)
+        eigen = library._eigen_decomposition()
+        tell_library(library, asked.vectors_MD, fitness_M)
+        if (generation + 1) % gap:
+            library._B, library._D = eigen
+        assert_same(strategy, library, 1e-9)
+
+
+def tell_library(library: CMA, vectors_MD: np.ndarray, fitness_M: np.ndarray) -> None:
+    library.tell([(v, -f) for v, f in zip(vectors_MD, fitness_M.tolist(), strict=True)])
+
+
+def assert_same(strategy: CMAES, library: CMA, relative: float) -> None:
+    state = strategy.state()
+    assert state.scalars["num_updates"] == library.generation
+    assert state.scalars["sigma"] == pytest.approx(library._sigma, rel=relative)
+    for name, wanted in {
+        "mean": library.mean,
+        "covariance": library._C,
+        "sigma_path": library._p_sigma,
+        "covariance_path": library._pc,
+    }.items():
+        scale = np.abs(wanted).max()
+        assert np.abs(state.arrays[name] - wanted).max() <= relative * scale, name
+
+
+@pytest.mark.parametrize("done", [0, 2, 3, 4, 5])
+def test_a_state_between_decompositions_goes_on_bit_for_bit(done: int) -> None:
+    straight, broken_off = (make(dimension=150, population=8) for _ in range(2))
+    for generation in range(9):
+        for strategy in (straight, broken_off) if generation < done else (straight,):
+            population = strategy.ask(generation)
+            strategy.tell(population, cigar(population.vectors_MD))
+    resumed = make(dimension=150, population=8)
+    resumed.load_state(broken_off.state())
+    for generation in range(done, 9):
+        population = resumed.ask(generation)
+        resumed.tell(population, cigar(population.vectors_MD))
+    for name, array in straight.state().arrays.items():
+        assert np.array_equal(resumed.state().arrays[name], array), name
+
+
+def test_blas_runs_on_one_thread_whatever_the_process_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sums shared by two threads have other last bits than those of one."""
+    decompose, num_threads = np.linalg.eigh, []
+
+    def watched(matrix_DD: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        num_threads.extend(blas_threads())
+        return decompose(matrix_DD)
+
+    monkeypatch.setattr("numpy.linalg.eigh", watched)
+    with threadpool_limits(limits=2, user_api="blas"):
+        make(dimension=6, population=8).ask(0)
+        assert set(blas_threads()) == {2}
+    assert set(num_threads) == {1}
+
+
+def blas_threads() -> list[int]:
+    return [
+        library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"
+    ]
+
+
+def test_an_update_of_the_size_of_essa_takes_little_time_and_memory() -> None:
+    dimension, population = 1536, 96
+    strategy = make(dimension=dimension, population=population)
+    asked = strategy.ask(0)
+    fitness_M = cigar(asked.vectors_MD)
+    tracemalloc.start()
+    started = time.process_time()
+    strategy.tell(asked, fitness_M)
+    elapsed_s = time.process_time() - started
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert elapsed_s < 1.5
+    # The library's update takes 1,536 bytes * D^2 beyond what it holds.
+    assert peak_bytes < 24 * dimension**2
 
 
 def test_first_members_are_sigma_times_the_noise() -> None:
@@ -88,7 +205,9 @@ def test_update_reports_the_sigma_its_members_had() -> None:
 
 
 def test_too_many_dimensions_are_refused_before_memory_is_taken() -> None:
-    with pytest.raises(ConfigError, match=r"dimension=5000 .* limit is 4096.*strategy\.kind=open"):
+    with pytest.raises(
+        ConfigError, match=r"dimension=5000 .* limit is 4096.*strategy\.kind=sep_cma_es"
+    ):
         make(dimension=5000, population=8)
 
 

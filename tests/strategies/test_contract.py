@@ -11,6 +11,7 @@ from es_align.strategies import STRATEGIES, Strategy, StrategyState, make_strate
 
 DIMENSION = 12
 POPULATION = 16
+GENERATIONS = 60
 TARGET_D = np.linspace(-0.3, 0.5, DIMENSION)
 
 # Whose members are vectors; `eggroll` has its own, with the means that it moves.
@@ -21,7 +22,9 @@ pytestmark = pytest.mark.parametrize("kind", VECTOR_STRATEGIES)
 
 def make(kind: str, *, dimension: int = DIMENSION, seed: int = 1) -> Strategy:
     config = StrategyConfig.model_validate({"kind": kind, "sigma": 0.1, "learning_rate": 0.1})
-    return make_strategy(config, dimension=dimension, population=POPULATION, seed=seed)
+    return make_strategy(
+        config, dimension=dimension, population=POPULATION, seed=seed, generations=GENERATIONS
+    )
 
 
 def bowl(vectors_MD: np.ndarray) -> np.ndarray:
@@ -99,6 +102,7 @@ def test_a_restored_state_goes_on_bit_for_bit(kind: str, has_asked: bool) -> Non
     if has_asked:
         broken_off.ask(4)
     resumed = make(kind)
+    run(resumed, 0, 2)  # nothing of which may be left
     resumed.load_state(through_json(broken_off.state()))
     assert same_state(resumed.state(), broken_off.state())
     run(resumed, 4, 8)
@@ -123,8 +127,21 @@ def test_mean_and_state_are_copies(kind: str) -> None:
 def test_climbs_a_bowl(kind: str) -> None:
     strategy = make(kind)
     start = np.linalg.norm(TARGET_D)
-    run(strategy, 0, 60)
+    run(strategy, 0, GENERATIONS)
     assert np.linalg.norm(strategy.mean_D - TARGET_D) < 0.25 * start
+
+
+def test_without_a_schedule_the_length_of_the_run_changes_nothing(kind: str) -> None:
+    config = StrategyConfig.model_validate({"kind": kind})
+    lengths = [
+        make_strategy(
+            config, dimension=DIMENSION, population=POPULATION, seed=1, generations=generations
+        )
+        for generations in (1, 50)
+    ]
+    for strategy in lengths:
+        run(strategy, 0, 3)
+    assert same_state(lengths[0].state(), lengths[1].state())
 
 
 def test_update_reports_what_it_did(kind: str) -> None:

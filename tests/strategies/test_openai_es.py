@@ -13,9 +13,11 @@ from kernels.noise import vector_noise
 NAN = float("nan")
 
 
-def make(*, dimension: int, population: int, **settings: object) -> Strategy:
+def make(*, dimension: int, population: int, generations: int = 9, **settings: object) -> Strategy:
     config = StrategyConfig.model_validate({"kind": "openai_es", **settings})
-    return make_strategy(config, dimension=dimension, population=population, seed=3)
+    return make_strategy(
+        config, dimension=dimension, population=population, seed=3, generations=generations
+    )
 
 
 def test_members_are_antithetic_pairs() -> None:
@@ -52,7 +54,7 @@ def test_two_updates_by_hand_in_plain_floats() -> None:
         assert strategy.mean_D.tolist() == mean
 
 
-@pytest.mark.parametrize("shaping", ["z_score", "centred_ranks", "centred"])
+@pytest.mark.parametrize("shaping", ["z_score", "centred_ranks", "centred", "leave_one_out"])
 def test_dense_form_of_the_paper(shaping: str) -> None:
     strategy = make(
         dimension=40, population=20, sigma=0.3, learning_rate=0.2, momentum=0.0, shaping=shaping
@@ -63,6 +65,9 @@ def test_dense_form_of_the_paper(shaping: str) -> None:
         "z_score": (fitness_M - fitness_M.mean()) / fitness_M.std(),
         "centred_ranks": fitness_M.argsort().argsort() / 19 - 0.5,
         "centred": fitness_M - fitness_M.mean(),
+        "leave_one_out": [
+            fitness - np.delete(fitness_M, m).mean() for m, fitness in enumerate(fitness_M)
+        ],
     }[shaping]
     noise_MD = population.vectors_MD / 0.3
     alpha = 0.2 * 0.3**2
@@ -82,7 +87,7 @@ def test_pinned_digest_of_a_short_run() -> None:
 
 
 def test_an_equal_population_leaves_the_mean_unmoved() -> None:
-    for shaping in ("z_score", "centred", "centred_ranks", "none"):
+    for shaping in ("z_score", "centred", "leave_one_out", "centred_ranks", "none"):
         strategy = make(dimension=5, population=6, shaping=shaping)
         update = strategy.tell(strategy.ask(0), np.full(6, 0.1))
         assert strategy.mean_D.tolist() == [0.0] * 5
@@ -131,6 +136,60 @@ def test_way_uphill_is_the_learning_rate_in_sigmas(dimension: int, sigma: float)
     strategy.tell(population, population.vectors_MD @ slope_D)
     uphill = strategy.mean_D @ slope_D / np.linalg.norm(slope_D)
     assert uphill / sigma == pytest.approx(0.5, rel=0.05)
+
+
+@pytest.mark.parametrize("max_step", [1e-3, 0.01])
+def test_a_step_beyond_the_limit_is_cut_to_it_in_its_direction(max_step: float) -> None:
+    fitness_M = np.cos(np.arange(10.0))
+    free = make(dimension=16, population=10, sigma=0.5, momentum=0.0)
+    cut = make(dimension=16, population=10, sigma=0.5, momentum=0.0, max_step=max_step)
+    free.tell(free.ask(0), fitness_M)
+    update = cut.tell(cut.ask(0), fitness_M)
+    longest = max_step * 0.5 * 4
+    assert np.linalg.norm(free.mean_D) > longest
+    assert update.step_norm == pytest.approx(longest, rel=1e-12)
+    share = longest / np.linalg.norm(free.mean_D)
+    assert cut.mean_D == pytest.approx(share * free.mean_D, rel=1e-12)
+    # What is cut off is not lost: the velocity is that of the free step.
+    assert cut.state().arrays["velocity"].tolist() == free.state().arrays["velocity"].tolist()
+
+
+def test_a_step_within_the_limit_keeps_its_bits() -> None:
+    fitness_M = np.cos(np.arange(10.0))
+    free = make(dimension=16, population=10)
+    limited = make(dimension=16, population=10, max_step=10.0)
+    for generation in range(3):
+        free.tell(free.ask(generation), fitness_M)
+        limited.tell(limited.ask(generation), fitness_M)
+    assert limited.mean_D.tolist() == free.mean_D.tolist()
+
+
+def test_scheduled_sigma_and_learning_rate_are_those_of_the_generation() -> None:
+    strategy = make(
+        dimension=5,
+        population=6,
+        generations=5,
+        shaping="none",
+        momentum=0.0,
+        sigma=0.5,
+        sigma_schedule="linear",
+        sigma_final=0.5,
+        learning_rate=0.25,
+        learning_rate_schedule="exponential",
+        learning_rate_final=0.0625,
+    )
+    before_D = strategy.mean_D
+    for generation, (sigma, learning_rate) in enumerate(
+        [(0.5, 0.25), (0.4375, 0.125), (0.375, 0.0625), (0.3125, 0.03125), (0.25, 0.015625)]
+    ):
+        population = strategy.ask(generation)
+        noise_D = vector_noise(3, generation, 0, 5)
+        assert population.vectors_MD[0].tolist() == (before_D + sigma * noise_D).tolist()
+        update = strategy.tell(population, np.array([1.0, 0.0, 2.0, 2.0, 3.0, 3.0]))
+        assert (update.sigma, update.learning_rate) == (sigma, learning_rate)
+        step_D = learning_rate * sigma * (0.5 * noise_D / 3)
+        assert strategy.mean_D.tolist() == (before_D + step_D).tolist()
+        before_D = strategy.mean_D
 
 
 @pytest.mark.parametrize(("population", "nearest"), [(33, "32 or 34"), (3, "2 or 4"), (1, "2")])
