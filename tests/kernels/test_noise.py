@@ -58,6 +58,7 @@ def test_purposes_keep_their_numbers() -> None:
         "BOOTSTRAP": 4,
         "STRATEGY": 5,
         "DATA": 6,
+        "FACTORS": 7,
     }
 
 
