@@ -19,6 +19,7 @@ import numpy as np
 from kernels.errors import WorkerError
 from rewards.base import Score, score_batch
 from rewards.registry import get_reward
+from workers.checkpoints import Checkpoint
 from workers.engines.base import Completion, Engine, EngineSpec, Request
 from workers.layers import PerturbedLayer, save_factors
 from workers.means import Means, MeanSettings
@@ -45,6 +46,7 @@ class WorkerSpec:
     num_threads: int
     is_compiled: bool = False
     means: MeanSettings | None = None  # of a seeded space, whose mean each worker moves itself
+    locate_reference: Callable[[], Path] | None = None  # full precision, where the mean is weights
 
 
 class Evaluator:
@@ -64,7 +66,7 @@ class Evaluator:
             prompt.prompt_id: self.renderer.render(prompt.messages) for prompt in prompts
         }
         _check_lengths(self.tokens, spec)
-        self.means = None if spec.means is None else Means(factors, spec.means)
+        self.means = None if spec.means is None else _start_means(spec, spec.means, factors)
         with tempfile.TemporaryDirectory() as folder:
             factors_path = Path(folder) / "factors.safetensors"
             save_factors(factors, factors_path)
@@ -115,14 +117,29 @@ class Evaluator:
         requests = [Request(self.tokens[prompt_id], slot, 0) for slot in range(len(members))]
         return self.engine.canary(requests)
 
+    def catch_up(self, moves: Sequence[Move]) -> None:
+        """Make the run's moves so far; with none the engine holds the mean's own start."""
+        if self.means is not None:
+            for move in moves:
+                self.means.move(move)
+            self._write_means(self.means)
+
     def move(self, move: Move) -> Moved:
         """Take a step with the mean that this worker holds."""
         assert self.means is not None
-        return self.means.move(move)
+        moved = self.means.move(move)
+        self._write_means(self.means)
+        return moved
+
+    def _write_means(self, means: Means) -> None:
+        """Whole weights go into the engine; smaller means go with the members."""
+        if means.has_weights:
+            self.engine.write_weights(means.weights())
 
     def _install(self, members: Members) -> None:
-        if isinstance(members, NoiseMembers) and self.means is not None:
-            members = replace(members, mean_D=self.means.vector_D.astype(np.float32))
+        means = self.means
+        if isinstance(members, NoiseMembers) and means is not None and not means.has_weights:
+            members = replace(members, mean_D=means.vector_D.astype(np.float32))
         self.engine.set_members(members)
 
     def _samples(
@@ -181,6 +198,13 @@ def _start_engine(
     from workers.engines.torch_engine import TorchEngine
 
     return TorchEngine(engine_spec, renderer)
+
+
+def _start_means(
+    spec: WorkerSpec, settings: MeanSettings, layers: Sequence[PerturbedLayer]
+) -> Means:
+    reference = None if spec.locate_reference is None else spec.locate_reference()
+    return Means(layers, settings, None if reference is None else Checkpoint(reference).weight)
 
 
 def _check_lengths(tokens: Mapping[str, Sequence[int]], spec: WorkerSpec) -> None:

@@ -79,6 +79,11 @@ class CoreLayer:
         """Entries of the core."""
         return self.basis.right_IR.shape[1] ** 2
 
+    @property
+    def start_K(self) -> torch.Tensor:
+        """The numbers that the mean starts with, fp32."""
+        return torch.zeros(self.num_numbers)
+
 
 @dataclass(frozen=True, slots=True)
 class NoiseLayer:
@@ -102,7 +107,7 @@ class NoiseLayer:
 
     @property
     def num_numbers(self) -> int:
-        """No vector: the mean is the engine's own weights."""
+        """None in a vector: the mean is the engine's own weights."""
         return 0
 
 

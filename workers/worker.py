@@ -27,8 +27,7 @@ class Worker:
         """Load the model and make the run's moves so far; only once."""
         started = time.perf_counter()
         self.evaluator = Evaluator(spec, factors, prompts)
-        for move in moves:
-            self.evaluator.move(move)
+        self.evaluator.catch_up(moves)
         means = self.evaluator.means
         return WorkerInfo(
             worker=self.index,

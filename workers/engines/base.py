@@ -2,10 +2,12 @@
 and completes requests of many members at once.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
+
+import torch
 
 from workers.members import Members
 from workers.protocol import Sampling
@@ -51,6 +53,14 @@ class Engine(Protocol):
 
     def set_members(self, members: Members) -> None:
         """Make these the members: number m becomes slot m."""
+        ...
+
+    def write_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
+        """Replace the weights (out, in) of these layers, fp32, in the precision that is run.
+
+        Read back afterwards, column by column of a few; raises WorkerError naming a layer that
+        holds something else.
+        """
         ...
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:

@@ -9,12 +9,13 @@ Shape suffixes: _B requests, _T tokens, _V vocabulary.
 
 import itertools
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
 
+from kernels.errors import WorkerError
 from kernels.noise import Purpose, philox
 from workers.engines.base import Completion, EngineSpec, Request
 from workers.engines.population_op import RowMap, Site, first_site, forget_sites
@@ -67,6 +68,15 @@ class TorchEngine:
         """Make these the members: number m becomes slot m."""
         assert self.population is not None
         self.population.set_members(members)
+
+    @torch.inference_mode()
+    def write_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
+        """Replace the weights of these layers; nothing but rounding stands between."""
+        for name, weight_OI in weights:
+            held_OI = self.model.get_submodule(name).get_parameter("weight")
+            held_OI.copy_(weight_OI)
+            if not torch.equal(held_OI, weight_OI.to(held_OI)):
+                raise WorkerError(f"layer {name} does not hold the weight that was written")
 
     @torch.inference_mode()
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:

@@ -3,7 +3,7 @@
 Tried with 0.31 on CPUs; the names used are the same from 0.30 to 0.32.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from packaging.version import Version
 from torch._dynamo import aot_compile_types
-from vllm import LLM
+from vllm import LLM, _custom_ops
 from vllm.distributed import cleanup_dist_env_and_memory
 from vllm.model_executor.layers.linear import (
     ColumnParallelLinear,
@@ -21,11 +21,12 @@ from vllm.model_executor.layers.linear import (
     RowParallelLinear,
 )
 from vllm.platforms import current_platform
+from vllm.utils.torch_utils import set_default_torch_dtype
 from vllm.v1.outputs import SamplerOutput
 from vllm.v1.worker.gpu_model_runner import GPUModelRunner  # the first one; on CPUs it is extended
 
 from kernels import native
-from kernels.errors import ModelError
+from kernels.errors import ModelError, WorkerError
 from kernels.perturbation import Slice
 
 if TYPE_CHECKING or current_platform.is_cpu():
@@ -158,6 +159,39 @@ def allow_compiled_reload() -> None:
         artefact.finalize_loading = lambda self, config: None  # pyright: ignore[reportAttributeAccessIssue]
 
 
+def replace_weights(worker: Any, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
+    """Load these checkpoint tensors into a running engine, packed as its kernels want them.
+
+    vLLM's own reload does it layer by layer and keeps the tensors that a compiled graph holds. What
+    it leaves out: the dtype that is the default while a model is first loaded, and, of the int8
+    kernel on CPUs, a scale that its handler reads from then on and nothing else keeps.
+    """
+    make_handler = _custom_ops.create_onednn_scaled_mm
+
+    def make_keeping(weight: torch.Tensor, scale: torch.Tensor, *rest: Any) -> Any:
+        handler = make_handler(weight, scale, *rest)
+        handler.kept_scale = scale
+        return handler
+
+    _custom_ops.create_onednn_scaled_mm = make_keeping
+    try:
+        with set_default_torch_dtype(worker.vllm_config.model_config.dtype):
+            worker.reload_weights(weights_iterator=tensors)
+    finally:
+        _custom_ops.create_onednn_scaled_mm = make_handler
+
+
+def forget_prefixes(llm: LLM) -> None:
+    """Empty the prefix cache; raises WorkerError if a request is still using it."""
+    if not llm.reset_prefix_cache():
+        raise WorkerError("vLLM did not reset its prefix cache: requests are still running")
+
+
+def is_in_process(llm: LLM) -> bool:
+    """Whether the one worker shares this process, so that arguments are handed over as they are."""
+    return llm.llm_engine.vllm_config.parallel_config.world_size == 1
+
+
 def end_engine(llm: LLM) -> None:
     """Shut an in-process engine down and undo the process-wide state it started."""
     llm.llm_engine.engine_core.shutdown()
@@ -171,6 +205,9 @@ __all__ = [
     "check_version",
     "choose_greedily_without_copy",
     "end_engine",
+    "forget_prefixes",
+    "is_in_process",
+    "replace_weights",
     "request_argument",
     "slices_of",
 ]

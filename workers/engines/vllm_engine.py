@@ -3,7 +3,7 @@ with every member of the population in one continuous batch.
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import cast
 
 # Read by vLLM at import: one process (a worker is one already), the runner whose rows we map,
@@ -14,19 +14,28 @@ os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
 
+import torch
 from vllm import LLM, SamplingParams
 from vllm.inputs import TokensPrompt
 
+from kernels.errors import WorkerError
+from workers.checkpoints import Checkpoint
 from workers.engines.base import Completion, EngineSpec, Request
 from workers.engines.population_op import PopulationSettings, first_site, forget_sites
-from workers.engines.vllm_compat import check_version, end_engine
-from workers.engines.vllm_worker import MEMBER_ARGUMENT
+from workers.engines.vllm_compat import (
+    check_version,
+    end_engine,
+    forget_prefixes,
+    is_in_process,
+)
+from workers.engines.vllm_worker import MEMBER_ARGUMENT, Columns
 from workers.layers import layer_names
 from workers.members import Members, identities
 from workers.protocol import BASE_MEMBER, Sampling
 from workers.rendering import Renderer
 
 CANARY_TOKENS = 1
+COLUMNS_READ_BACK = 2
 BYTES_PER_GB = 2**30
 MAX_SEQUENCES = 256
 MAX_BATCHED_TOKENS = 2048
@@ -69,6 +78,8 @@ class VllmEngine:
         check_version()
         self.renderer = renderer
         self.salts: list[str] = []
+        self.checkpoint = Checkpoint(spec.model_path)
+        self.num_writes = 0
         self.has_population = spec.factors_path is not None
         self.first_site = first_site()
         arguments = engine_arguments(spec, self.first_site)
@@ -90,6 +101,42 @@ class VllmEngine:
         # The member's own digest salts the prefix cache:
         # a key-value block can never serve another member.
         self.salts = identities(members)
+
+    def write_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
+        """Replace the weights of these layers, quantised as the checkpoint's are, and forget the
+        prefixes computed with the old ones.
+
+        Then a few inputs' columns of each are read back through the layer's own kernel, other ones
+        at each call. Raises WorkerError naming a layer that holds something else, ModelError if
+        the checkpoint's layers have other names or cannot be written.
+        """
+        meant: dict[str, Columns] = {}
+        tensors = self._stored(weights, meant)
+        self.llm.collective_rpc(
+            "write_weights", args=(tensors if is_in_process(self.llm) else list(tensors),)
+        )
+        forget_prefixes(self.llm)
+        self.num_writes += 1
+        for wrong in cast(list[list[str]], self.llm.collective_rpc("differing", args=(meant,))):
+            if wrong:
+                raise WorkerError(
+                    f"{len(wrong)} layers do not hold the weights that were written, first "
+                    f"{wrong[0]}; this vLLM packs them in a way that is not known: use the version "
+                    "in constraints.txt"
+                )
+
+    def _stored(
+        self, weights: Iterable[tuple[str, torch.Tensor]], meant: dict[str, Columns]
+    ) -> Iterator[tuple[str, torch.Tensor]]:
+        """Checkpoint tensors of the weights; notes the columns to be read back in `meant`."""
+        for name, weight_OI in weights:
+            stored = self.checkpoint.form(name).encode(weight_OI)
+            first = self.num_writes * COLUMNS_READ_BACK
+            indices = [
+                (first + place) % weight_OI.shape[1] for place in range(COLUMNS_READ_BACK)
+            ]
+            meant[name] = Columns(indices, stored.columns(indices))
+            yield from stored.tensors(name)
 
     @property
     def member_bytes(self) -> int:

@@ -9,13 +9,14 @@ request's `extra_args`, in batch order.
 """
 
 import itertools
-from collections.abc import Iterator
-from typing import cast
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
 from vllm.model_executor.layers.linear import LinearBase
 
+from kernels.perturbation import Slice
 from workers.engines.population_op import PopulationSettings, RowMap, Site
 from workers.engines.vllm_compat import (
     PlatformWorker,
@@ -23,6 +24,7 @@ from workers.engines.vllm_compat import (
     before_each_step,
     check_version,
     choose_greedily_without_copy,
+    replace_weights,
     request_argument,
     slices_of,
 )
@@ -32,6 +34,24 @@ from workers.population import Population
 from workers.protocol import BASE_MEMBER
 
 MEMBER_ARGUMENT = "es_member"
+# A column comes back as the product with a one: rounded to bf16, after its code and its scale.
+COLUMN_TOLERANCE = 2.0**-8
+
+
+class Columns(NamedTuple):
+    """What some inputs of a layer are multiplied with."""
+
+    indices: Sequence[int]
+    values_ON: torch.Tensor  # fp32
+
+
+class Held(NamedTuple):
+    """A hooked module as vLLM made it."""
+
+    module: LinearBase
+    method: object  # its own product, without the population
+    names: Sequence[str]  # the checkpoint layers it computes, one after the other
+    slices: Sequence[Slice]  # what this rank has of each
 
 
 class PopulationMethod:
@@ -58,6 +78,7 @@ class PopulationWorker(PlatformWorker):
 
     population: Population
     sites: dict[str, Site]
+    held: dict[str, Held]
     rows: RowMap
     numbers: Iterator[int]
 
@@ -76,7 +97,7 @@ class PopulationWorker(PlatformWorker):
             device,
         )
         self.rows = RowMap(self.vllm_config.scheduler_config.max_num_batched_tokens, device)
-        self.sites = {}
+        self.sites, self.held = {}, {}
         self.numbers = itertools.count(settings.first_site)
         packed = cast(dict[str, list[str]], getattr(model, "packed_modules_mapping", {}))
         for name, layer in model.named_modules():
@@ -94,6 +115,7 @@ class PopulationWorker(PlatformWorker):
             return
         site = Site(name, next(self.numbers), hook.perturbation, self.rows)
         self.sites[name] = site
+        self.held[name] = Held(layer, layer.quant_method, names, slices_of(layer))
         method = PopulationMethod(layer.quant_method, site)
         layer.quant_method = method  # pyright: ignore[reportAttributeAccessIssue]
         # A fused norm could otherwise hand the layer integer codes, which the term cannot read.
@@ -109,6 +131,21 @@ class PopulationWorker(PlatformWorker):
         """Make these the members (called through `collective_rpc`)."""
         self.population.set_members(members)
 
+    def write_weights(self, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
+        """Load checkpoint tensors of hooked layers."""
+        hooked = {name: held.module.quant_method for name, held in self.held.items()}
+        for held in self.held.values():  # only a method of vLLM's own packs what was loaded
+            held.module.quant_method = held.method  # pyright: ignore[reportAttributeAccessIssue]
+        try:
+            replace_weights(self, tensors)
+        finally:
+            for name, method in hooked.items():
+                self.held[name].module.quant_method = method
+
+    def differing(self, meant: Mapping[str, Columns]) -> list[str]:
+        """Names of the layers whose columns are not these."""
+        return [name for held in self.held.values() for name in _differing(held, meant)]
+
     def num_hooked_layers(self) -> int:
         """Modules that carry a perturbation."""
         return len(self.sites)
@@ -122,3 +159,25 @@ class PopulationWorker(PlatformWorker):
         returns the largest change seen so far.
         """
         return {name: site.watch(is_on) for name, site in self.sites.items()}
+
+
+def _differing(held: Held, meant: Mapping[str, Columns]) -> Iterator[str]:
+    """Multiply by unit vectors: each gives one column as the kernel in use reads it."""
+    start = 0
+    for name, part in zip(held.names, held.slices, strict=True):
+        rows = slice(start, start + part.num_rows)
+        start += part.num_rows
+        if name not in meant:
+            continue
+        indices, values_ON = meant[name]
+        local = [(place, index - part.first_column) for place, index in enumerate(indices)]
+        local = [(place, index) for place, index in local if 0 <= index < part.num_columns]
+        ones_NI = torch.zeros(len(indices), part.num_columns, dtype=held.module.params_dtype)
+        for place, index in local:
+            ones_NI[place, index] = 1
+        read_NO = held.method.apply(held.module, ones_NI)[:, rows]  # pyright: ignore[reportAttributeAccessIssue]
+        values_NO = values_ON[part.first_row : part.first_row + part.num_rows].T
+        places = [place for place, _ in local]
+        gap_NO = (read_NO[places].float() - values_NO[places]).abs()
+        if bool((gap_NO > COLUMN_TOLERANCE * values_NO[places].abs()).any()):
+            yield name

@@ -1,0 +1,126 @@
+"""What a worker reads of and makes for a checkpoint folder: weights, and their stored form.
+
+A layer's weight is stored plainly (`name.weight`), as int8 codes with one scale an output channel
+(`name.weight`, `name.weight_scale`) or as int4 codes with one scale a group of inputs
+(`name.weight_packed`, `name.weight_scale`): compressed-tensors' layouts, symmetric, as
+`es-align quantize` writes them.
+
+Shape suffixes: _O out features, _I in features, _G groups of inputs that share a scale.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors import safe_open
+
+from kernels.errors import ModelError
+
+DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
+FIELDS = 8  # 4-bit codes in an int32, the first in the lowest bits
+ZERO_CODE = 8  # of 4 bits
+
+
+class _Header(NamedTuple):
+    file: Path
+    dtype: str
+    shape: tuple[int, ...]
+
+
+class Checkpoint:
+    """Headers of a checkpoint's safetensors files."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._headers: dict[str, _Header] = {}
+        for file in sorted(path.glob("*.safetensors")):
+            with safe_open(file, framework="pt") as tensors:
+                for key in tensors.keys():  # noqa: SIM118 (safe_open is no dict)
+                    part = tensors.get_slice(key)
+                    self._headers[key] = _Header(file, part.get_dtype(), tuple(part.get_shape()))
+
+    def weight(self, name: str) -> torch.Tensor:
+        """A layer's weight (out, in), of a checkpoint that is not quantised."""
+        key = f"{name}.weight"
+        with safe_open(self._header(key).file, framework="pt") as tensors:
+            return tensors.get_tensor(key)
+
+    def form(self, name: str) -> "StoredForm":
+        """How a layer's weight is stored.
+
+        Raises ModelError if it is in none of the ways that can be written.
+        """
+        scale = self._headers.get(f"{name}.weight_scale")
+        if scale is None:
+            return StoredForm(16, 0, self._dtype(f"{name}.weight"))
+        bits = 4 if f"{name}.weight_packed" in self._headers else 8
+        if f"{name}.weight_zero_point" in self._headers:
+            raise ModelError(
+                f"layer {name} of {self.path} is quantised with zero points, which a mean of whole "
+                "weights cannot be written to; name the full-precision original as model"
+            )
+        num_groups = scale.shape[1] if len(scale.shape) == 2 else 1
+        return StoredForm(bits, num_groups, self._dtype(f"{name}.weight_scale"))
+
+    def _header(self, key: str) -> _Header:
+        if key not in self._headers:
+            raise ModelError(f"{self.path} has no tensor {key}; its layers have other names")
+        return self._headers[key]
+
+    def _dtype(self, key: str) -> torch.dtype:
+        return DTYPES[self._header(key).dtype]
+
+
+class StoredForm(NamedTuple):
+    """How one layer's weight is stored."""
+
+    bits: int  # 16: not quantised
+    num_groups: int  # scales of a row
+    dtype: torch.dtype  # of the weight, or of its scales
+
+    def encode(self, weight_OI: torch.Tensor) -> "StoredWeight":
+        """Round a weight to what the form can hold: to nearest, scales just covering the range."""
+        if self.bits == 16:
+            return StoredWeight(self, weight_OI.to(self.dtype), None)
+        largest = (2**self.bits - 1) / 2
+        grouped_OGI = weight_OI.unflatten(1, (self.num_groups, -1))
+        scale_OG = (grouped_OGI.abs().amax(-1) / largest).to(self.dtype)
+        scale_OG[scale_OG == 0] = torch.finfo(self.dtype).eps
+        codes_OGI = grouped_OGI / scale_OG.float()[..., None]
+        codes_OGI.round_().clamp_(-(2 ** (self.bits - 1)), 2 ** (self.bits - 1) - 1)
+        return StoredWeight(self, codes_OGI.to(torch.int8).flatten(1), scale_OG)
+
+
+class StoredWeight(NamedTuple):
+    """A weight as a checkpoint stores it."""
+
+    form: StoredForm
+    codes_OI: torch.Tensor  # int8, or the weight itself
+    scale_OG: torch.Tensor | None
+
+    def tensors(self, name: str) -> Iterator[tuple[str, torch.Tensor]]:
+        """The checkpoint's tensors of this layer."""
+        if self.scale_OG is None:
+            yield f"{name}.weight", self.codes_OI
+            return
+        yield f"{name}.weight_scale", self.scale_OG
+        if self.form.bits == 8:
+            yield f"{name}.weight", self.codes_OI
+            return
+        yield f"{name}.weight_packed", _packed(self.codes_OI)
+        yield f"{name}.weight_shape", torch.tensor(self.codes_OI.shape)
+
+    def columns(self, indices: Sequence[int]) -> torch.Tensor:
+        """What these inputs are multiplied with, fp32 `(out, len(indices))`."""
+        chosen_ON = self.codes_OI[:, indices].float()
+        if self.scale_OG is None:
+            return chosen_ON
+        group_size = self.codes_OI.shape[1] // self.form.num_groups
+        return chosen_ON * self.scale_OG[:, [index // group_size for index in indices]].float()
+
+
+def _packed(codes_OI: torch.Tensor) -> torch.Tensor:
+    """int32 (out, in / 8) of 4-bit codes."""
+    halves = (codes_OI + ZERO_CODE).to(torch.uint8).unflatten(1, (-1, 2))
+    return (halves[..., 0] | halves[..., 1] << 4).contiguous().view(torch.int32)
