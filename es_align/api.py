@@ -11,14 +11,21 @@ from es_align.config import Config
 from es_align.config_loading import apply_overrides
 from es_align.errors import RunFolderError
 from es_align.evaluation import Evaluation, best_of, evaluation_of
-from es_align.exporting import ExportResult, export_adapter
+from es_align.exporting import ExportResult, export_run
 from es_align.layouts import Scheme, check_plain, stored_scheme
 from es_align.models import build_once, find_model, resolve_model
 from es_align.pooling import make_pool
 from es_align.preflight import validate, validate_quantize
 from es_align.progress import Reporter, SilentReporter
 from es_align.quantizing import QuantizeResult, quantize_model, weight_bytes
-from es_align.rebuild import Replay, mean_at, replay_run
+from es_align.rebuild import (
+    Replay,
+    check_mean,
+    mean_member,
+    mean_settings,
+    rebuilt_at,
+    replay_run,
+)
 from es_align.results import EvalResult, TrainResult
 from es_align.rollout import run_one
 from es_align.run_folder import RunFolder, check_new, check_resumable
@@ -86,15 +93,18 @@ def evaluate(
     validate(settings)
     made = _make_task(settings)
     heldout = made.heldout
-    at, mean, factors = None, None, []
+    at, mean, factors, means, rebuilt = None, None, [], None, None
     if folder.has_run:
         at = best_generation(folder) if generation is None else generation
         space = load_space(settings.space, folder.basis)
-        mean, factors = space.mean_member(mean_at(folder, at)), list(space.factors)
+        rebuilt, means, factors = rebuilt_at(folder, at), mean_settings(settings), space.factors
+        mean = mean_member(settings, space, rebuilt.strategy)
     model = resolve_model(settings.model, settings.precision)
     started = time.perf_counter()
-    with make_pool(settings, model, made.reward_name, factors, heldout) as pool:
-        for worker in pool.start():
+    with make_pool(settings, model, made.reward_name, factors, heldout, means) as pool:
+        for worker in pool.start(() if rebuilt is None else rebuilt.moves):
+            if rebuilt is not None:
+                check_mean(worker, rebuilt.mean_digest, folder.ledger, at or 0)
             reporter.note(f"worker {worker.worker}: {worker.engine} ready in {worker.load_s:.1f} s")
         ids = [prompt.prompt_id for prompt in heldout]
         rollout = run_one(pool, settings, mean, ids, generation=at or 0)
@@ -120,11 +130,11 @@ def replay(run: str | Path, *, generation: int | None = None) -> Replay:
 
 
 def export(run: str | Path, out: str | Path, *, generation: int | None = None) -> ExportResult:
-    """Write a run's best generation (or the one named) as a PEFT LoRA,
-    reload it and compare logits.
+    """Write a run's best generation (or the one named) as a PEFT LoRA, or as a whole checkpoint
+    where whole weights moved; reload it and compare logits.
 
     Raises RunFolderError if `out` exists and is not empty,
-    ModelError if the reloaded adapter is not the run's model.
+    ModelError if what was reloaded is not the run's model.
     """
     folder = _existing(run)
     target = Path(out)
@@ -133,7 +143,7 @@ def export(run: str | Path, out: str | Path, *, generation: int | None = None) -
     config = folder.read_config()
     at = best_generation(folder) if generation is None else generation
     model = resolve_model(config.model, config.precision)
-    return export_adapter(folder, config, model, at, target, is_replaced=True)
+    return export_run(folder, config, model, at, target, is_replaced=True)
 
 
 def quantize(

@@ -11,13 +11,13 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 Precision = Literal["fp32", "bf16", "int8", "int4"]
-SpaceKind = Literal["singular_values", "core", "lora", "weights"]  # what the engine can perturb
+SpaceKind = Literal["singular_values", "core", "lora", "weights"]
 Schedule = Literal["constant", "linear", "cosine", "exponential"]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 
 
-SEEDED_SPACES = ("core", "weights")  # members are seeds, and workers hold the mean
+SEEDED_SPACES = ("core", "lora", "weights")  # members are seeds, and workers hold the mean
 NEW_TOKENS = {"instructions": 40, "gsm8k": 256, "reasoning_gym": 128, "letters": 8}
 
 
@@ -59,10 +59,16 @@ class TaskConfig(Section):
 class SpaceConfig(Section):
     """What is perturbed."""
 
-    kind: Literal["singular_values", "core"] = "singular_values"
+    kind: SpaceKind = "singular_values"
     basis: Literal["weight", "adapter"] = "weight"
     rank: Count = 8
-    """Singular directions per layer (basis weight)."""
+    """Directions per layer of a basis, or rank of a fresh LoRA; `weights` has none."""
+    noise_rank: Count = 1
+    """core, lora, weights: rank of a member's noise on each matrix."""
+    lora_factors: Literal["both", "a", "b"] = "both"
+    """lora: the factors that move."""
+    master: Literal["fp32", "bf16"] = "fp32"
+    """weights: how workers keep the mean, bf16 with a residual that loses nothing."""
     alpha: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Share of an adapter's singular values that move, largest first (ESSA's alpha)."""
     adapter: str | None = None

@@ -1,11 +1,12 @@
-"""Export of a run as a plain PEFT LoRA on the original base, proven before it is called saved.
+"""Export of a run, proven before it is called saved: a plain PEFT LoRA on the original base, or the
+whole checkpoint of a run that moved whole weights.
 
-The adapter is written, loaded again by PEFT, and its logits are compared with those of the run's
-own model (base plus population, reference engine), both in fp32, so that nothing but rounding can
-differ. Singular values export exactly: the frozen directions are the LoRA's factors.
+What was written is loaded again by PEFT or transformers, and its logits are compared with those of
+the run's own model (reference engine), both in fp32, so that nothing but rounding can differ.
+Adapters export exactly: a space's frozen directions are the LoRA's factors. Whole weights are
+rounded to the checkpoint's own dtype, once.
 """
 
-import gc
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +19,13 @@ from es_align.adapters import save_adapter
 from es_align.config import Config
 from es_align.errors import ModelError
 from es_align.models import ModelPaths
-from es_align.rebuild import mean_at
+from es_align.rebuild import mean_at, means_at
 from es_align.run_folder import RunFolder
-from es_align.spaces import load_space
+from es_align.spaces import AdapterSpace, load_space
+from es_align.stored_weights import StoredWeights
 from workers.engines.base import EngineSpec, Request
 from workers.engines.torch_engine import TorchEngine
+from workers.members import Members
 from workers.rendering import Renderer
 
 # Half a unit in the last place of bf16, relative to the largest logit.
@@ -33,20 +36,22 @@ PROBES = (
     "What is 17 plus 25? Explain each step before you answer.",
 )
 
+Tokens = list[tuple[int, ...]]
+
 
 @dataclass(frozen=True, slots=True)
 class ExportResult:
-    """An adapter that was reloaded and compared."""
+    """What was written, reloaded and compared."""
 
     path: str
     generation: int
     num_layers: int
-    max_difference: float  # largest difference of a logit between PEFT's model and the run's
+    max_difference: float  # largest difference of a logit between the reloaded model and the run's
     logit_scale: float  # largest logit
     max_change: float  # largest difference of a logit between the run's model and the bare base
 
 
-def export_adapter(
+def export_run(
     folder: RunFolder,
     config: Config,
     model: ModelPaths,
@@ -55,43 +60,34 @@ def export_adapter(
     *,
     is_replaced: bool = False,
 ) -> ExportResult:
-    """Write generation `generation` (that many done) to `out`, reload, compare.
+    """Write generation `generation` (that many done) to the folder `out`, reload, compare.
 
-    Raises ModelError if the reloaded adapter is not the run's model; `out` is then not written.
+    Raises ModelError if what is reloaded is not the run's model; `out` is then not written.
     """
-    space = load_space(config.space, folder.basis)
-    mean_D = mean_at(folder, generation)
     draft = out.with_name(f".{out.name}-draft")
     shutil.rmtree(draft, ignore_errors=True)
-    save_adapter(draft, space.lora(mean_D), model.name)
-
+    space = load_space(config.space, folder.basis)
     renderer = Renderer(model.reference)
     tokens = [renderer.render([{"role": "user", "content": probe}]) for probe in PROBES]
-    spec = EngineSpec(
-        kind="torch",
-        model_path=model.reference,
-        precision="fp32",
-        factors_path=folder.basis,
-        max_members=1,
-        max_model_len=config.workers.max_model_len,
-        kv_cache_gb=config.workers.kv_cache_gb,
-        num_threads=torch.get_num_threads(),
-    )
-    engine = TorchEngine(spec, renderer)
-    engine.set_members(space.mean_member(mean_D))
-    own = torch.cat([engine.logits([Request(ids, 0, 0)]) for ids in tokens])
-    bare = torch.cat([engine.logits([Request(ids, -1, 0)]) for ids in tokens])
-    del engine
-    gc.collect()
-    reloaded = peft_logits(model.reference, draft, tokens)
+    if isinstance(space, AdapterSpace):
+        mean_D = mean_at(folder, generation)
+        save_adapter(draft, space.lora(mean_D), model.name)
+        bare, own = _logits_with_member(folder, config, model, tokens, space.mean_member(mean_D))
+        reloaded = peft_logits(model.reference, draft, tokens)
+    else:
+        weights = dict(means_at(folder, generation).weights())
+        _save_checkpoint(draft, model.reference, weights)
+        bare, own = _logits_with_weights(model, tokens, weights, draft)
+        del weights
+        reloaded = _checkpoint_logits(draft, tokens)
 
     scale = float(own.abs().max())
     difference = float((own - reloaded).abs().max())
     if difference > TOLERANCE * scale:
         shutil.rmtree(draft)
         raise ModelError(
-            f"the adapter of generation {generation} reloaded by PEFT differs from the run's model "
-            f"by {difference:.3g} in a logit (limit {TOLERANCE * scale:.3g}), so it was not saved; "
+            f"generation {generation} as exported and reloaded differs from the run's model by "
+            f"{difference:.3g} in a logit (limit {TOLERANCE * scale:.3g}), so it was not saved; "
             "please report this with the versions in the run's ledger"
         )
     if is_replaced:
@@ -102,12 +98,74 @@ def export_adapter(
     return ExportResult(str(out), generation, len(space.factors), difference, scale, change)
 
 
-@torch.inference_mode()
-def peft_logits(model_path: Path, adapter: Path, tokens: list[tuple[int, ...]]) -> torch.Tensor:
+def peft_logits(model_path: Path, adapter: Path, tokens: Tokens) -> torch.Tensor:
     """Logits after the last token of each prompt from PEFT's model,
     `[prompts, vocabulary]` fp32.
     """
     base = AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.float32)
-    loaded = PeftModel.from_pretrained(base, str(adapter)).eval()
-    rows = [loaded(input_ids=torch.tensor([ids])).logits[:, -1].float() for ids in tokens]
+    return _last_logits(PeftModel.from_pretrained(base, str(adapter)), tokens)
+
+
+def _checkpoint_logits(model_path: Path, tokens: Tokens) -> torch.Tensor:
+    return _last_logits(
+        AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.float32), tokens
+    )
+
+
+@torch.inference_mode()
+def _last_logits(model: torch.nn.Module, tokens: Tokens) -> torch.Tensor:
+    rows = [model.eval()(input_ids=torch.tensor([ids])).logits[:, -1].float() for ids in tokens]
     return torch.cat(rows)
+
+
+def _logits_with_member(
+    folder: RunFolder, config: Config, model: ModelPaths, tokens: Tokens, member: Members
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of the base and of the member, `[prompts, vocabulary]` fp32."""
+    engine = _reference_engine(model, folder.basis)
+    engine.set_members(member)
+    bare, own = (
+        torch.cat([engine.logits([Request(ids, slot, 0)]) for ids in tokens]) for slot in (-1, 0)
+    )
+    return bare, own
+
+
+def _logits_with_weights(
+    model: ModelPaths, tokens: Tokens, weights: dict[str, torch.Tensor], draft: Path
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of the base and of these weights, rounded as they are saved, `[prompts, vocabulary]` fp32."""
+    engine = _reference_engine(model, None)
+
+    def logits() -> torch.Tensor:
+        return torch.cat([engine.logits([Request(ids, -1, 0)]) for ids in tokens])
+
+    bare = logits()
+    saved = StoredWeights(draft)
+    dtypes = {name: saved.matrix(name).dtype for name in weights}
+    engine.write_weights((name, w.to(dtypes[name]).float()) for name, w in weights.items())
+    return bare, logits()
+
+
+def _reference_engine(model: ModelPaths, factors_path: Path | None) -> TorchEngine:
+    spec = EngineSpec(
+        kind="torch",
+        model_path=model.reference,
+        precision="fp32",
+        factors_path=factors_path,
+        max_members=1,
+        max_model_len=0,
+        kv_cache_gb=0,
+        num_threads=torch.get_num_threads(),
+    )
+    return TorchEngine(spec, Renderer(model.reference))
+
+
+def _save_checkpoint(target: Path, source: Path, weights: dict[str, torch.Tensor]) -> None:
+    """The checkpoint in `source` with these weights in place of its own, in its own dtypes."""
+    target.mkdir(parents=True)
+
+    def replaced(key: str, tensor: torch.Tensor) -> torch.Tensor:
+        weight_OI = weights.get(key.removesuffix(".weight"))
+        return tensor if weight_OI is None else weight_OI.to(tensor.dtype)
+
+    StoredWeights(source).write_plain(target, replaced)

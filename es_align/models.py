@@ -74,6 +74,12 @@ def resolve_model(name: str, precision: Precision) -> ModelPaths:
     return ModelPaths(name, source, engine)
 
 
+def reference_path(name: str) -> Path:
+    """The model's weights in full precision on this machine, found, fetched or dequantised."""
+    source = find_model(name)
+    return ModelPaths(name, source, source).reference
+
+
 def find_model(name: str) -> Path:
     """Folder of a bundled model, a directory, or a hub id's snapshot; fetched or made if need be.
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from es_align.config import Config, Precision
-from es_align.models import ModelPaths, resolve_model
+from es_align.models import ModelPaths, reference_path, resolve_model
 from workers.evaluator import WorkerSpec
 from workers.layers import PerturbedLayer
 from workers.means import MeanSettings
@@ -49,6 +49,11 @@ def make_pool(
         kv_cache_gb=workers.kv_cache_gb,
         num_threads=num_cpus,
         means=means,
+        locate_reference=(
+            functools.partial(reference_path, model.name)
+            if config.space.kind == "weights" and means is not None
+            else None
+        ),
         is_compiled=workers.gpus > 0 if workers.compile is None else workers.compile,
     )
     return Pool(settings, spec, factors, prompts)

@@ -231,11 +231,24 @@ def _check_space(config: Config) -> None:
             f"strategy.kind={strategy} cannot serve space.kind={kind}, whose members are "
             f"{members}; use {fitting}, or leave strategy.kind out"
         )
-    if kind == "core" and config.space.basis != "weight":
+    if kind in ("core", "weights") and config.space.basis != "weight":
         raise ConfigError(
-            f"space.basis={config.space.basis} is not there for space.kind=core; use "
+            f"space.basis={config.space.basis} is not there for space.kind={kind}; use "
             "space.basis=weight"
         )
+    if kind == "lora" and config.space.lora_factors == "a" and config.space.basis == "weight":
+        raise ConfigError(
+            "space.lora_factors=a moves nothing in a fresh LoRA, whose B is zero; use both or b, "
+            "or go on from a trained one with space.basis=adapter"
+        )
+    if kind == "weights" and _is_folder(config.model):
+        scheme = stored_scheme(Path(config.model))
+        if scheme is not None and scheme.layout in ("gptq", "awq"):
+            raise ConfigError(
+                f"model={config.model} is stored as {scheme.layout}, which space.kind=weights "
+                "cannot write; name its full-precision original and a precision, or use another "
+                "space"
+            )
 
 
 def _check_adapter(config: Config) -> None:

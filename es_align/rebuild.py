@@ -4,6 +4,7 @@ No model is loaded.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -11,11 +12,15 @@ from es_align.checkpoint import latest
 from es_align.config import Config, is_seeded
 from es_align.errors import ConfigError, LedgerError
 from es_align.ledger import Ledger, LedgerHeader, LedgerRecord, digest
+from es_align.models import reference_path
 from es_align.run_folder import RunFolder
+from es_align.spaces import AdapterSpace, Space
 from es_align.strategies import Strategy, Update, make_strategy
+from workers.checkpoints import Checkpoint
 from workers.layers import PerturbedLayer, load_factors
 from workers.means import Means, MeanSettings
-from workers.protocol import Move
+from workers.members import Members, NoiseMembers
+from workers.protocol import Move, WorkerInfo
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +40,6 @@ class Rebuilt:
 
     strategy: Strategy
     moves: Sequence[Move]  # that bring a worker's mean there; none where the strategy has the mean
-    mean_D: np.ndarray  # float64
     mean_digest: str  # as in the ledger
 
 
@@ -43,14 +47,27 @@ def mean_settings(config: Config) -> MeanSettings | None:
     """How workers move their means; None in a space whose mean is the driver's vector."""
     if not is_seeded(config.space.kind):
         return None
-    strategy = config.strategy
-    return MeanSettings(config.seed, strategy.noise, strategy.optimizer, strategy.momentum)
+    strategy, master = config.strategy, config.space.master
+    return MeanSettings(config.seed, strategy.noise, strategy.optimizer, strategy.momentum, master)
+
+
+def start_means(config: Config, layers: Sequence[PerturbedLayer]) -> Means:
+    """The means of a seeded space before the first generation.
+
+    Whole weights are read from the model, found or fetched by the name in the configuration.
+    """
+    settings = mean_settings(config)
+    assert settings is not None
+    if config.space.kind != "weights":
+        return Means(layers, settings)
+    return Means(layers, settings, Checkpoint(reference_path(config.model)).weight)
 
 
 def first_digest(config: Config, layers: Sequence[PerturbedLayer], dimension: int) -> str:
     """Digest of the mean before the first generation."""
-    settings = mean_settings(config)
-    return digest(np.zeros(dimension)) if settings is None else Means(layers, settings).moved.digest
+    if not is_seeded(config.space.kind):
+        return digest(np.zeros(dimension))
+    return start_means(config, layers).moved.digest
 
 
 def start_strategy(config: Config, header: LedgerHeader) -> Strategy:
@@ -73,7 +90,8 @@ def run_at(folder: RunFolder, config: Config, ledger: Ledger, completed: int) ->
     """The run after `completed` generations,
     from the newest checkpoint before and the ledger after it.
 
-    Raises LedgerError if the result is not the state the ledger recorded.
+    In a seeded space the workers make the mean from the moves, and compare digests. Raises
+    LedgerError if the result is not the state the ledger recorded.
     """
     strategy = start_strategy(config, ledger.header)
     found = latest(folder.checkpoints, at_most=completed).checkpoint
@@ -81,30 +99,30 @@ def run_at(folder: RunFolder, config: Config, ledger: Ledger, completed: int) ->
     if found is not None and found.mean_digest == _expected(ledger, found.generation):
         strategy.load_state(found.state)
         first = found.generation
-    rebuilt = _retold(folder, config, strategy, ledger.records[first:completed])
-    if rebuilt.mean_digest != _expected(ledger, completed):
+    moves = _retold(strategy, ledger.records[first:completed])
+    expected = _expected(ledger, completed)
+    mean_D = strategy.mean_D
+    if mean_D is not None and digest(mean_D) != expected:
         raise LedgerError(
             f"{folder.ledger}: after {completed} generations the rebuilt mean has digest "
-            f"{rebuilt.mean_digest[:12]}, the ledger says {_expected(ledger, completed)[:12]}; it "
-            "was written by another version of es-align or NumPy "
-            f"({dict(ledger.header.versions)}): use that one"
+            f"{digest(mean_D)[:12]}, the ledger says {expected[:12]}; it was written by another "
+            f"version of es-align or NumPy ({dict(ledger.header.versions)}): use that one"
         )
-    return rebuilt
+    return Rebuilt(strategy, moves, expected)
 
 
-def _retold(
-    folder: RunFolder, config: Config, strategy: Strategy, records: Sequence[LedgerRecord]
-) -> Rebuilt:
+def _retold(strategy: Strategy, records: Sequence[LedgerRecord]) -> list[Move]:
+    """Move the strategy by these generations; returns what its workers' means are moved by."""
     updates = [retell(strategy, record) for record in records]
-    moves = [update.move for update in updates if update.move is not None]
-    mean_D, settings = strategy.mean_D, mean_settings(config)
-    if mean_D is not None:
-        return Rebuilt(strategy, moves, mean_D, digest(mean_D))
-    assert settings is not None  # a strategy without a mean is a seeded space's, see preflight
-    means = Means(load_factors(folder.basis), settings)
+    return [update.move for update in updates if update.move is not None]
+
+
+def moved_means(folder: RunFolder, config: Config, moves: Sequence[Move]) -> Means:
+    """The means of a run in a seeded space after these moves."""
+    means = start_means(config, load_factors(folder.basis))
     for move in moves:
         means.move(move)
-    return Rebuilt(strategy, moves, means.vector_D, means.moved.digest)
+    return means
 
 
 def replay_run(folder: RunFolder, generation: int | None) -> Replay:
@@ -120,15 +138,57 @@ def replay_run(folder: RunFolder, generation: int | None) -> Replay:
                 f"{ledger.next_generation} generations: use 0 to {ledger.next_generation}"
             )
         strategy = start_strategy(config, ledger.header)
-        rebuilt = _retold(folder, config, strategy, ledger.records[:completed]).mean_digest
+        moves = _retold(strategy, ledger.records[:completed])
         expected = _expected(ledger, completed)
+    mean_D = strategy.mean_D
+    is_seeded_space = mean_D is None
+    rebuilt = moved_means(folder, config, moves).digest if is_seeded_space else digest(mean_D)
     return Replay(str(folder.path), completed, rebuilt, expected, rebuilt == expected)
 
 
-def mean_at(folder: RunFolder, completed: int) -> np.ndarray:
-    """The mean after `completed` generations, float64 `[D]`."""
+def rebuilt_at(folder: RunFolder, completed: int) -> Rebuilt:
+    """The run after `completed` generations, from its folder."""
     with Ledger.open(folder.ledger) as ledger:
-        return run_at(folder, folder.read_config(), ledger, completed).mean_D
+        return run_at(folder, folder.read_config(), ledger, completed)
+
+
+def means_at(folder: RunFolder, completed: int) -> Means:
+    """The means of a run in a seeded space; raises LedgerError if they are not the ledger's."""
+    rebuilt, config = rebuilt_at(folder, completed), folder.read_config()
+    means = moved_means(folder, config, rebuilt.moves)
+    if means.moved.digest != rebuilt.mean_digest:
+        raise LedgerError(
+            f"{folder.ledger}: after {completed} generations the rebuilt mean has digest "
+            f"{means.moved.digest[:12]}, the ledger says {rebuilt.mean_digest[:12]}; it was "
+            "written by other versions, or the model is another: use the same ones"
+        )
+    return means
+
+
+def check_mean(worker: WorkerInfo, expected: str, ledger: Path, completed: int) -> None:
+    """Raise LedgerError if a worker has made another mean of the moves than the ledger says."""
+    if worker.moved is not None and worker.moved.digest != expected:
+        raise LedgerError(
+            f"worker {worker.worker} rebuilt a mean with digest {worker.moved.digest[:12]}, "
+            f"{ledger} says {expected[:12]} after {completed} generations; its machine or versions "
+            "are of another kind than those that wrote it: use the same"
+        )
+
+
+def mean_member(config: Config, space: Space, strategy: Strategy) -> Members:
+    """The mean, for an engine; of a seeded space a worker knows the numbers itself."""
+    mean_D = strategy.mean_D
+    if mean_D is None:
+        sigma, noise = config.strategy.sigma, config.strategy.noise
+        return NoiseMembers(config.seed, 0, (0,), (0,), sigma, noise)
+    assert isinstance(space, AdapterSpace)  # of a vector, see preflight
+    return space.mean_member(mean_D)
+
+
+def mean_at(folder: RunFolder, completed: int) -> np.ndarray:
+    """The mean after `completed` generations, float64 `[D]`; of whole weights there is none."""
+    mean_D = rebuilt_at(folder, completed).strategy.mean_D
+    return means_at(folder, completed).vector_D if mean_D is None else mean_D
 
 
 def _expected(ledger: Ledger, completed: int) -> str:

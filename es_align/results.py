@@ -38,7 +38,7 @@ class TrainResult:
     failed: int  # completions without a score
     tokens: int  # generated
     peak_rss_bytes: int  # driver and workers together
-    adapter: str
+    exported: str
 
 
 @dataclass(frozen=True, slots=True)

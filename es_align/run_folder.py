@@ -5,7 +5,8 @@
     ledger.jsonl       the run itself (see `es_align.ledger`)
     checkpoints/       shortcuts to a generation
     metrics.jsonl, samples.jsonl, evaluations.jsonl   for people and plots
-    plots/, adapter/   written at the end
+    plots/             written at the end, and so is the best generation:
+    adapter/           a PEFT LoRA, or of space `weights` the whole checkpoint in model/
 
 A generation counts once its ledger record is on disk. Metrics and samples of it are written before
 that, so a kill leaves at most rows of a generation that does not count; those are cut off before
@@ -34,6 +35,7 @@ SAMPLES_FILE = "samples.jsonl"
 EVALUATIONS_FILE = "evaluations.jsonl"
 CHECKPOINTS = "checkpoints"
 ADAPTER = "adapter"
+MODEL = "model"
 PLOTS = "plots"
 
 
@@ -49,6 +51,7 @@ class RunFolder:
         self.evaluations = path / EVALUATIONS_FILE
         self.checkpoints = path / CHECKPOINTS
         self.adapter = path / ADAPTER
+        self.model = path / MODEL
         self.plots = path / PLOTS
 
     @property

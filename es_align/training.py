@@ -4,25 +4,25 @@ and at the end export, plot and sum up.
 
 import time
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 
 from es_align.driver import run_generations
-from es_align.errors import LedgerError
 from es_align.evaluation import Evaluation, best_of, gains
-from es_align.exporting import export_adapter
+from es_align.exporting import export_run
 from es_align.models import ModelPaths
 from es_align.pooling import make_pool
 from es_align.progress import Header, Reporter
-from es_align.rebuild import mean_settings
+from es_align.rebuild import check_mean, mean_settings
 from es_align.report.plots import write_plots
 from es_align.report.summary import Gain, HeldOut, Summary
 from es_align.results import Scored, TrainResult, scored
 from es_align.run_folder import METRICS_FILE, SAMPLES_FILE, RunFolder
 from es_align.session import Run
+from es_align.spaces import AdapterSpace
 from es_align.tasks import Task
 from workers.evaluator import peak_rss_bytes
-from workers.protocol import WorkerInfo
 
 
 def run_training(run: Run, task: Task, model: ModelPaths, reporter: Reporter) -> TrainResult:
@@ -35,7 +35,7 @@ def run_training(run: Run, task: Task, model: ModelPaths, reporter: Reporter) ->
     means, layers = mean_settings(config), run.space.factors
     with make_pool(config, model, task.reward_name, layers, prompts, means) as pool:
         for worker in pool.start(run.moves):
-            check_mean(run, worker)
+            check_mean(worker, run.mean_digest, folder.ledger, run.completed)
             reporter.note(
                 f"worker {worker.worker}: {worker.engine} ready in {worker.load_s:.1f} s, "
                 f"{worker.num_hooked_layers} layers carry the population"
@@ -46,7 +46,7 @@ def run_training(run: Run, task: Task, model: ModelPaths, reporter: Reporter) ->
         peak = pool.peak_rss_bytes() + peak_rss_bytes()
     run.save_checkpoint()
     best = best_of([e for e in run.evaluations if e.generation > 0])
-    _save_adapter(run, model, best.generation, reporter)
+    _export(run, model, best.generation, reporter)
     title = f"{config.model}, {config.precision}: {task.name}"
     write_plots(folder.metrics, folder.plots, title=title)
     result = _result(run, best, noise_floor, driver_s / loop_s, peak)
@@ -54,24 +54,18 @@ def run_training(run: Run, task: Task, model: ModelPaths, reporter: Reporter) ->
     return result
 
 
-def check_mean(run: Run, worker: WorkerInfo) -> None:
-    """Raise LedgerError if a worker has rebuilt another mean than the ledger says."""
-    if worker.moved is not None and worker.moved.digest != run.mean_digest:
-        raise LedgerError(
-            f"worker {worker.worker} rebuilt a mean with digest {worker.moved.digest[:12]}, "
-            f"{run.folder.ledger} says {run.mean_digest[:12]} after {run.completed} generations; "
-            "its machine or versions are of another kind than those that wrote it: use the same"
-        )
-
-
-def _save_adapter(run: Run, model: ModelPaths, generation: int, reporter: Reporter) -> None:
-    exported = export_adapter(
-        run.folder, run.config, model, generation, run.folder.adapter, is_replaced=True
-    )
+def _export(run: Run, model: ModelPaths, generation: int, reporter: Reporter) -> None:
+    place = _export_folder(run)
+    exported = export_run(run.folder, run.config, model, generation, place, is_replaced=True)
     reporter.note(
-        f"adapter: generation {generation}, reloaded by PEFT, logits of both agree within "
+        f"{place.name}: generation {generation}, reloaded, logits of both agree within "
         f"{exported.max_difference:.1e} of {exported.logit_scale:.1f}; saved to {exported.path}"
     )
+
+
+def _export_folder(run: Run) -> Path:
+    is_adapter = isinstance(run.space, AdapterSpace)
+    return run.folder.adapter if is_adapter else run.folder.model
 
 
 def _header(run: Run, task: Task) -> Header:
@@ -121,7 +115,7 @@ def _result(
         failed=int(sum(_values(rows, "failed"))),
         tokens=int(sum(_values(rows, "tokens/total"))),
         peak_rss_bytes=peak,
-        adapter=str(run.folder.adapter),
+        exported=str(_export_folder(run)),
     )
 
 
@@ -132,7 +126,7 @@ def _values(rows: list[dict], name: str) -> list[float]:
 def _summary(result: TrainResult, folder: RunFolder) -> Summary:
     files: Mapping = {
         "run folder": folder.path,
-        "adapter": folder.adapter,
+        Path(result.exported).name: Path(result.exported),
         "plots": folder.plots,
         "metrics": folder.path / METRICS_FILE,
         "samples": folder.path / SAMPLES_FILE,

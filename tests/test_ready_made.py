@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 from es_align.adapters import load_adapter
 from es_align.config import Config, Precision, SpaceConfig
 from es_align.errors import ConfigError, ModelError
-from es_align.exporting import export_adapter
+from es_align.exporting import export_run
 from es_align.layouts import copy_tokenizer, stored_scheme
 from es_align.models import linear_shapes, linear_weights, resolve_model
 from es_align.preflight import validate
@@ -228,7 +228,7 @@ def test_an_export_names_the_quantised_model_as_base(
 
     folder = RunFolder(tmp_path / "run")
     begin_run(folder, config, model.reference).close()
-    result = export_adapter(folder, config, model, 0, tmp_path / "adapter")
+    result = export_run(folder, config, model, 0, tmp_path / "adapter")
     assert result.max_difference < 1e-3 * result.logit_scale
     saved = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
     assert saved["base_model_name_or_path"] == str(ready_made.path)

@@ -19,7 +19,7 @@ from es_align.results import TrainResult
 
 TINY = Path(__file__).parent.parent / "configs" / "tiny.yaml"
 GENERATIONS = 6
-SPACES = ("core",)
+SPACES = ("core", "lora", "weights")
 
 
 def config_of(space: str, **overrides: object) -> Config:

@@ -116,7 +116,7 @@ class Means:
         settings: MeanSettings,
         weight_of: Callable[[str], torch.Tensor] | None = None,
     ) -> None:
-        """`weight_of` gives a layer's weight (out, in) in full precision; only whole weights ask."""
+        """`weight_of` gives a layer's weight (out, in) in full precision; whole weights ask."""
         self.settings = settings
         self._matrices: list[_Matrix] = []
         self._masters: dict[str, Master] = {}
@@ -175,9 +175,7 @@ class Means:
         ]
         return np.concatenate([np.zeros(0), *parts])
 
-    def _add(
-        self, layer: PerturbedLayer, weight_of: Callable[[str], torch.Tensor] | None
-    ) -> None:
+    def _add(self, layer: PerturbedLayer, weight_of: Callable[[str], torch.Tensor] | None) -> None:
         if isinstance(layer, CoreLayer):
             rank = layer.basis.right_IR.shape[1]
             noise = NoisyMatrix.core(layer.parameter, rank, layer.noise_rank)
@@ -193,7 +191,8 @@ class Means:
             weight_OI = weight_of(layer.name)
             master = Master(weight_OI, self.settings.master)
             self._masters[layer.name] = master
-            noise = NoisyMatrix(layer.parameter, *weight_OI.shape, layer.noise_rank)
+            out_features, in_features = layer.shape
+            noise = NoisyMatrix(layer.parameter, out_features, in_features, layer.noise_rank)
             descent = _Descent(self.settings, torch.float32)
             self._matrices.append(_Matrix(noise, layer.unit, master, descent))
 

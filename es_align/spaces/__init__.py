@@ -3,13 +3,20 @@
 from pathlib import Path
 
 from es_align.config import SpaceConfig
-from es_align.spaces.base import Space
+from es_align.spaces.base import AdapterSpace, Space
 from es_align.spaces.cores import Cores, make_cores
 from es_align.spaces.layers import layers_for
+from es_align.spaces.loras import Loras, make_loras
 from es_align.spaces.singular_values import SingularValues, make_singular_values
-from workers.layers import CoreLayer, LayerFactors, load_factors
+from es_align.spaces.weights import Weights, make_weights
+from workers.layers import CoreLayer, LayerFactors, LoraLayer, NoiseLayer, load_factors
 
-MAKERS = {"singular_values": make_singular_values, "core": make_cores}
+MAKERS = {
+    "singular_values": make_singular_values,
+    "core": make_cores,
+    "lora": make_loras,
+    "weights": make_weights,
+}
 
 
 def make_space(config: SpaceConfig, model_path: Path) -> Space:
@@ -20,9 +27,15 @@ def make_space(config: SpaceConfig, model_path: Path) -> Space:
 def load_space(config: SpaceConfig, basis_path: Path) -> Space:
     """The space of a run from the factors kept in its folder; no model is read."""
     layers = load_factors(basis_path)
-    if config.kind == "core":
-        return Cores([layer for layer in layers if isinstance(layer, CoreLayer)])
-    return SingularValues([layer for layer in layers if isinstance(layer, LayerFactors)])
+    match config.kind:
+        case "core":
+            return Cores([layer for layer in layers if isinstance(layer, CoreLayer)])
+        case "lora":
+            return Loras([layer for layer in layers if isinstance(layer, LoraLayer)])
+        case "weights":
+            return Weights([layer for layer in layers if isinstance(layer, NoiseLayer)])
+        case _:
+            return SingularValues([layer for layer in layers if isinstance(layer, LayerFactors)])
 
 
-__all__ = ["Space", "layers_for", "load_space", "make_space"]
+__all__ = ["AdapterSpace", "Space", "layers_for", "load_space", "make_space"]

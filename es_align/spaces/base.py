@@ -1,7 +1,7 @@
 """What a space is: the numbers that are perturbed, and what they mean for the model."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ class LoraFactors(NamedTuple):
 
 
 class Space(Protocol):
-    """A vector of numbers, zero at the start, and the layers it moves."""
+    """What a run perturbs: some layers, and how many numbers of them move."""
 
     @property
     def kind(self) -> str:
@@ -27,18 +27,23 @@ class Space(Protocol):
 
     @property
     def dimension(self) -> int:
-        """Numbers in a member's vector."""
+        """Numbers of the mean."""
         ...
 
     @property
     def factors(self) -> Sequence[PerturbedLayer]:
-        """What workers need to apply a vector: frozen, sent once."""
+        """What workers need to apply the members: frozen, sent once."""
         ...
 
     @property
     def digest(self) -> str:
         """sha256 of the factors; a ledger belongs to one of these."""
         ...
+
+
+@runtime_checkable
+class AdapterSpace(Space, Protocol):
+    """A space whose mean is a vector of numbers, and a LoRA on the model as it was."""
 
     def mean_member(self, mean_D: np.ndarray) -> Members:
         """One member for an engine: the model at this mean."""

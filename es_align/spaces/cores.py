@@ -50,4 +50,5 @@ def make_cores(config: SpaceConfig, model_path: Path) -> Cores:
 
     Raises ConfigError if a target matches no layer or the rank does not fit.
     """
-    return Cores(core_layers(config.rank, model_path, config.targets))
+    layers = core_layers(config.rank, model_path, config.targets, noise_rank=config.noise_rank)
+    return Cores(layers)

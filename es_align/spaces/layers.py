@@ -18,7 +18,9 @@ from pathlib import Path
 
 import torch
 
+from es_align.adapters import Adapter
 from es_align.config import SpaceConfig, SpaceKind
+from es_align.errors import ConfigError
 from es_align.models import linear_weights
 from es_align.spaces.bases import check_rank, weight_bases
 from es_align.spaces.singular_values import make_singular_values
@@ -56,22 +58,34 @@ def noise_layers(rank: int, model_path: Path, targets: Sequence[str]) -> list[No
     return layers
 
 
-def core_layers(rank: int, model_path: Path, targets: Sequence[str]) -> list[CoreLayer]:
-    """A core of rank x rank between each weight's leading singular directions."""
+def core_layers(
+    rank: int, model_path: Path, targets: Sequence[str], *, noise_rank: int = FACTOR_NOISE_RANK
+) -> list[CoreLayer]:
+    """A core of rank x rank between each weight's leading singular directions.
+
+    Raises ConfigError if the noise's rank is above the core's.
+    """
+    _check_noise_rank(noise_rank, rank)
     layers = []
     for parameter, (name, basis, values_R) in enumerate(weight_bases(model_path, targets, rank)):
-        layers.append(CoreLayer(name, basis, FACTOR_NOISE_RANK, _rms(values_R), parameter))
+        layers.append(CoreLayer(name, basis, noise_rank, _rms(values_R), parameter))
     return layers
 
 
 def lora_layers(
-    rank: int, model_path: Path, targets: Sequence[str], seed: int = 0
+    rank: int,
+    model_path: Path,
+    targets: Sequence[str],
+    seed: int = 0,
+    *,
+    noise_rank: int = FACTOR_NOISE_RANK,
 ) -> list[LoraLayer]:
     """A fresh LoRA with scaling 1 on each weight; both factors are perturbed.
 
     A is normal with variance 1 / in_features, so that A x is as large as x, and B zero, as in PEFT:
-    it starts as the base model.
+    it starts as the base model. Raises ConfigError if the noise's rank is above the LoRA's.
     """
+    _check_noise_rank(noise_rank, rank)
     layers = []
     for place, (name, weight_OI) in enumerate(linear_weights(model_path, targets)):
         check_rank(rank, name, weight_OI)
@@ -85,13 +99,36 @@ def lora_layers(
                 down_RI=down_RI,
                 up_OR=torch.zeros(out_features, rank),
                 scaling=1.0,
-                noise_rank=FACTOR_NOISE_RANK,
+                noise_rank=noise_rank,
                 unit_a=unit_a,
                 unit_b=_rms(weight_OI) / (rank**0.5 * unit_a),
                 parameter=2 * place,
             )
         )
     return layers
+
+
+def adapter_layers(adapter: Adapter, noise_rank: int = FACTOR_NOISE_RANK) -> list[LoraLayer]:
+    """The layers of a PEFT LoRA; both factors are perturbed.
+
+    Raises ConfigError if the noise's rank is above an adapter layer's.
+    """
+    layers = []
+    for place, (name, (down_RI, up_OR)) in enumerate(adapter.layers.items()):
+        _check_noise_rank(noise_rank, len(down_RI))
+        units = _rms(down_RI), _rms(up_OR)
+        layers.append(
+            LoraLayer(name, down_RI, up_OR, adapter.scaling, noise_rank, *units, 2 * place)
+        )
+    return layers
+
+
+def _check_noise_rank(noise_rank: int, rank: int) -> None:
+    if noise_rank > rank:
+        raise ConfigError(
+            f"space.noise_rank={noise_rank} is larger than the rank {rank} of what is perturbed; "
+            f"use at most {rank}"
+        )
 
 
 def _rms(values: torch.Tensor) -> float:

@@ -29,7 +29,7 @@ TARGET_D = np.linspace(-0.4, 0.6, DIMENSION)
 def make(**fields: object) -> Strategy:
     given = {"kind": "eggroll", "sigma": 0.1, "learning_rate": 0.5, **fields}
     config = StrategyConfig.model_validate(given)
-    return make_strategy(config, dimension=DIMENSION, population=POPULATION, seed=SEED)
+    return make_strategy(config, dimension=DIMENSION, population=POPULATION, seed=SEED, generations=60)
 
 
 def members_of(population: Population) -> NoiseMembers:
@@ -152,4 +152,4 @@ def test_too_few_members_stop_the_run() -> None:
 def test_an_odd_population_is_refused() -> None:
     config = StrategyConfig.model_validate({"kind": "eggroll"})
     with pytest.raises(ConfigError, match=r"population=7 must be even .* use 6 or 8"):
-        make_strategy(config, dimension=4, population=7, seed=0)
+        make_strategy(config, dimension=4, population=7, seed=0, generations=1)

@@ -170,7 +170,7 @@ def replace_weights(worker: Any, tensors: Iterable[tuple[str, torch.Tensor]]) ->
 
     def make_keeping(weight: torch.Tensor, scale: torch.Tensor, *rest: Any) -> Any:
         handler = make_handler(weight, scale, *rest)
-        handler.kept_scale = scale
+        handler.kept_scale = scale  # pyright: ignore[reportAttributeAccessIssue]
         return handler
 
     _custom_ops.create_onednn_scaled_mm = make_keeping
