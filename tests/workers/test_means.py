@@ -29,7 +29,9 @@ TARGET_D = np.linspace(-0.4, 0.6, DIMENSION)
 def make(**fields: object) -> Strategy:
     given = {"kind": "eggroll", "sigma": 0.1, "learning_rate": 0.5, **fields}
     config = StrategyConfig.model_validate(given)
-    return make_strategy(config, dimension=DIMENSION, population=POPULATION, seed=SEED, generations=60)
+    return make_strategy(
+        config, dimension=DIMENSION, population=POPULATION, seed=SEED, generations=60
+    )
 
 
 def members_of(population: Population) -> NoiseMembers:

@@ -6,17 +6,20 @@ all tests of its precision.
 """
 
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from es_align.config import Precision
 from es_align.models import resolve_model
 from es_align.spaces import layers_for
 from es_align.spaces.layers import SpaceKind
+from kernels.errors import WorkerError
+from workers.checkpoints import Checkpoint
 from workers.engines.base import EngineSpec, Request
 from workers.layers import PerturbedLayer, save_factors
 from workers.members import Members, NoiseMembers
@@ -149,3 +152,57 @@ def test_member_state_is_counted(case: Case) -> None:
         "weights": 30 * (4 * 10176 + (4 * 4 + 7 * 4) * (MEMBERS + 1)),
     }
     assert case.engine.member_bytes == tables[case.kind]
+
+
+def test_written_weights_are_what_the_engine_holds(case: Case) -> None:
+    """Every weight is read back through the engine's own kernel; written back, answers return."""
+    from workers.engines.vllm_worker import Columns
+
+    reference = Checkpoint(resolve_model(MODEL, "bf16").engine)
+    names = [layer.name for layer in case.layers]
+    first = {name: reference.weight(name).float() for name in names}
+    generator = torch.Generator().manual_seed(1)
+    moved = {
+        name: weight_OI * (1 + 0.2 * torch.rand(weight_OI.shape, generator=generator))
+        for name, weight_OI in first.items()
+    }
+    forms = {name: Checkpoint(case.engine.checkpoint.path).form(name) for name in names}
+
+    def columns(weights: dict[str, torch.Tensor]) -> dict[str, Columns]:
+        every = {name: range(weight_OI.shape[1]) for name, weight_OI in weights.items()}
+        return {
+            name: Columns(every[name], forms[name].encode(weight_OI).columns(every[name]))
+            for name, weight_OI in weights.items()
+        }
+
+    def differing(weights: dict[str, torch.Tensor]) -> list[str]:
+        return case.engine.llm.collective_rpc("differing", args=(columns(weights),))[0]
+
+    case.engine.write_weights(first.items())
+    answers = case.answers([BASE_MEMBER])
+    assert differing(first) == []
+    case.engine.write_weights(moved.items())
+    assert differing(moved) == []
+    assert sorted(differing(first)) == sorted(names)
+    assert case.answers([BASE_MEMBER]) != answers
+    case.engine.write_weights(first.items())
+    assert case.answers([BASE_MEMBER]) == answers
+
+
+def test_a_weight_that_is_not_held_is_named(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """vLLM ignores what it does not know: here a layer is left out on the way."""
+    from workers.engines import vllm_worker
+
+    load = vllm_worker.replace_weights
+    left_out = case.layers[3].name
+
+    def load_less(worker: object, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
+        load(worker, [pair for pair in tensors if not pair[0].startswith(left_out)])
+
+    weights = {
+        layer.name: 1.5 * Checkpoint(resolve_model(MODEL, "bf16").engine).weight(layer.name).float()
+        for layer in case.layers
+    }
+    monkeypatch.setattr(vllm_worker, "replace_weights", load_less)
+    with pytest.raises(WorkerError, match=r"layers do not hold the weights .*"):
+        case.engine.write_weights(weights.items())
