@@ -69,7 +69,7 @@ def run_generations(
 
 def fitness_of(rollout: Rollout, strategy: StrategyConfig) -> np.ndarray:
     """Fitness of each member, float64 (M,), NaN for one without any score: the average of its
-    prompts' scores, and where that is asked for, ties broken by likelihood.
+    prompts' scores, and with `tie_break` ties broken by likelihood.
     """
     fitness_M = CENTRINGS[strategy.centring](rollout.rewards_MP)
     if strategy.tie_break == 0:

@@ -1,4 +1,4 @@
-"""What the samples of a prompt amount to: pass@k against all subsets, and what is lost is no zero."""
+"""What the samples of a prompt amount to: pass@k is that of all subsets, no lost sample a zero."""
 
 from fractions import Fraction
 from itertools import combinations
