@@ -5,6 +5,7 @@ YAML files are sparse: what they leave out has the default written here. Bounds 
 known one; `es_align.preflight` checks what needs more than one field or a look at the machine.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -18,6 +19,7 @@ Count = Annotated[int, Field(ge=1)]
 
 
 SEEDED_SPACES = ("core", "lora", "weights")  # members are seeds, and workers hold the mean
+PASS_AT_K = re.compile(r"pass@([1-9][0-9]*)")
 NEW_TOKENS = {"instructions": 40, "gsm8k": 256, "reasoning_gym": 128, "letters": 8}
 
 
@@ -121,6 +123,9 @@ class StrategyConfig(Section):
     """eggroll: generations that share their noise."""
     centring: Literal["prompt", "none"] = "prompt"
     """Whether every prompt is centred over the members before a member's rewards are averaged."""
+    tie_break: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    """Spreads members of equal fitness by the likelihood of their completions, over this share of
+    the smallest gap between fitness values (docs/objectives.md); 0: off."""
     shaping: Literal["centred", "leave_one_out", "z_score", "centred_ranks", "none"] = "z_score"
     """openai_es, eggroll: how fitness is scaled before the update."""
 
@@ -164,6 +169,16 @@ def is_seeded(space: str) -> bool:
     return space in SEEDED_SPACES
 
 
+def pass_k(objective: str) -> int | None:
+    """The k of objective pass@k; None for mean. Raises ValueError for anything else."""
+    if objective == "mean":
+        return None
+    written = PASS_AT_K.fullmatch(objective)
+    if written is None:
+        raise ValueError("must be mean, or pass@k with a whole k from 1; write pass@4")
+    return int(written[1])
+
+
 class Config(Section):
     """A whole run."""
 
@@ -177,6 +192,12 @@ class Config(Section):
     max_new_tokens: Count = 40
     """Length of an answer; left out or null: the task's own (`NEW_TOKENS`)."""
     temperature: Annotated[float, Field(ge=0)] = 0.0
+    samples_per_prompt: Count = 1
+    """Completions of each prompt by each member, on seeds common to the members; above 1 needs a
+    temperature."""
+    objective: str = "mean"
+    """What a prompt's samples amount to: `mean` of their rewards, or `pass@4`, the probability that
+    at least one of 4 passes; any k up to samples_per_prompt."""
     samples_per_generation: Annotated[int, Field(ge=0)] = 2
     """Members whose completions are kept in samples.jsonl each generation."""
     checkpoint_every: Count = 5
@@ -187,6 +208,12 @@ class Config(Section):
     strategy: StrategyConfig = StrategyConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     workers: WorkersConfig = WorkersConfig()
+
+    @field_validator("objective")
+    @classmethod
+    def _known_objective(cls, value: str) -> str:
+        pass_k(value)
+        return value
 
     @model_validator(mode="before")
     @classmethod

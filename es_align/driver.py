@@ -10,10 +10,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from es_align.config import Config
+from es_align.config import Config, StrategyConfig
 from es_align.errors import WorkerError
 from es_align.evaluation import Evaluation, evaluation_of
-from es_align.fitness import CENTRINGS, centre_prompts
+from es_align.fitness import CENTRINGS, break_ties, centre_prompts
 from es_align.progress import GenerationLine, Reporter
 from es_align.rollout import Rollout, run_base_copies, run_one, run_population
 from es_align.session import Run
@@ -21,6 +21,7 @@ from es_align.strategies import Update
 from es_align.tasks import Task
 from workers.members import some_members
 from workers.pool import Pool
+from workers.protocol import LOG_LIKELIHOOD
 
 CANARY_MEMBERS = 2
 MAX_NAMES_SHOWN = 3
@@ -41,7 +42,7 @@ def run_generations(
         asked = time.perf_counter()
         rollout = run_population(pool, config, population, prompt_ids)
         answered = time.perf_counter()
-        fitness_M = CENTRINGS[config.strategy.centring](rollout.rewards_MP)
+        fitness_M = fitness_of(rollout, config.strategy)
         update = run.strategy.tell(population, fitness_M)
         update = run.moved(update, None if update.move is None else pool.move(update.move))
         metrics = generation_metrics(rollout, fitness_M, update, answered - asked, noise_floor)
@@ -59,11 +60,22 @@ def run_generations(
                 noise_floor_std=noise_floor,
                 eval_score=None if evaluation is None else evaluation.pass_rate,
                 num_failed=rollout.num_failed,
-                num_completions=rollout.rewards_MP.size,
+                num_completions=rollout.num_completions,
                 tokens_per_s=metrics["tokens/per_s"],
             )
         )
     return noise_floor, driver_s
+
+
+def fitness_of(rollout: Rollout, strategy: StrategyConfig) -> np.ndarray:
+    """Fitness of each member, float64 (M,), NaN for one without any score: the average of its
+    prompts' scores, and with `tie_break` ties broken by likelihood.
+    """
+    fitness_M = CENTRINGS[strategy.centring](rollout.rewards_MP)
+    if strategy.tie_break == 0:
+        return fitness_M
+    likelihood_M = centre_prompts(rollout.metrics_MP[LOG_LIKELIHOOD])
+    return break_ties(fitness_M, likelihood_M, strategy.tie_break)
 
 
 def check_hooks(run: Run, task: Task, pool: Pool) -> None:
@@ -137,8 +149,9 @@ def generation_metrics(
         "update/step_norm": update.step_norm,
         "update/sigma": update.sigma,
         "update/num_excluded": update.num_excluded,
-        "completions": rollout.rewards_MP.size,
+        "completions": rollout.num_completions,
         "failed": rollout.num_failed,
+        "reward/num_missing": int(np.isnan(rollout.rewards_MP).sum()),
         "tokens/total": rollout.num_generated_tokens,
         "tokens/prompt": rollout.num_prompt_tokens,
         "tokens/per_s": per_second,

@@ -7,6 +7,12 @@ scores: with all of them the averages of all members move by the same amount. Sh
 scale: z-scores, the leave-one-out baseline of RLOO (Ahmadian et al. 2024, arXiv 2402.14740) and
 LOREN, or the centred ranks of Wierstra et al. 2014 and Salimans et al. 2017 (arXiv 1703.03864).
 
+Rewards of 0 and 1 leave many members equal, and a strategy learns nothing from equals. If asked
+(`strategy.tie_break`), they are spread by how likely each held its own completions. That is a
+heuristic which rewards confidence, right or wrong, in the spirit of rewards from the model's own
+certainty (Prabhudesai et al. 2025, arXiv 2505.22660; Zhao et al. 2025, arXiv 2505.19590); as it
+only acts between equals, the reward always has the last word.
+
 Sums are exactly rounded (`math.fsum`): equal scores in another order give equal bits, so ties stay
 ties, and replay computes the same shaped fitness on any machine. Not-a-number means no score, and
 is never a zero.
@@ -90,6 +96,28 @@ def shape_centred_ranks(fitness_M: np.ndarray) -> np.ndarray:
 def shape_none(fitness_M: np.ndarray) -> np.ndarray:
     """Fitness as it is; infinities become NaN."""
     return _on_finite(fitness_M, lambda values: values)
+
+
+def break_ties(fitness_M: np.ndarray, likelihood_M: np.ndarray, tie_break: float) -> np.ndarray:
+    """Fitness with members of equal fitness spread by the likelihood of their completions.
+
+    Takes fitness and mean log-likelihood, both float64 (M,), and the share `tie_break` in
+    [0, 0.5]. Each group of equals gets `tie_break * gap` times the centred ranks, -0.5 to 0.5, of
+    its log-likelihoods, so it keeps its middle; `gap` is the smallest between two groups, or one
+    unit of the reward if all members are equal. Groups therefore stay at least half of a gap apart
+    and never change places. Equal is what differs by no more than `MIN_SPREAD`, the rounding of
+    an average. A member without a finite log-likelihood keeps its fitness, one without a finite
+    fitness stays NaN.
+    """
+    broken_M = np.where(np.isfinite(fitness_M), fitness_M, np.nan)
+    order = np.argsort(broken_M, kind="stable")[: int(np.isfinite(broken_M).sum())]
+    gaps = np.diff(broken_M[order])
+    is_gap = gaps > MIN_SPREAD
+    width = tie_break * min(gaps[is_gap].tolist(), default=1.0)
+    for group in np.split(order, np.flatnonzero(is_gap) + 1):
+        ranks = _on_finite(likelihood_M[group], _centred_ranks)
+        broken_M[group] += width * np.where(np.isnan(ranks), 0.0, ranks)
+    return broken_M
 
 
 SHAPINGS: dict[str, Shaping] = {

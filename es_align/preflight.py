@@ -9,7 +9,7 @@ import importlib.util
 import os
 from pathlib import Path
 
-from es_align.config import Config, StrategyConfig, is_seeded
+from es_align.config import Config, StrategyConfig, is_seeded, pass_k
 from es_align.config_errors import nearest
 from es_align.errors import ConfigError, DataError, ModelError
 from es_align.layouts import GROUP_SIZES, Scheme, check_plain, check_precision, stored_scheme
@@ -38,6 +38,7 @@ def validate(config: Config) -> None:
     """
     _check_population(config)
     _check_strategy(config.strategy)
+    _check_samples(config)
     _check_lengths(config)
     _check_precision(config)
     _check_workers(config)
@@ -151,6 +152,20 @@ def _check_strategy(strategy: StrategyConfig) -> None:
 
 def _yaml(value: object) -> object:
     return "null" if value is None else value
+
+
+def _check_samples(config: Config) -> None:
+    num_samples, k = config.samples_per_prompt, pass_k(config.objective)
+    if k is not None and k > num_samples:
+        raise ConfigError(
+            f"objective={config.objective} needs {k} samples of a prompt and "
+            f"samples_per_prompt={num_samples}; set samples_per_prompt={k} or more"
+        )
+    if num_samples > 1 and config.temperature == 0:
+        raise ConfigError(
+            f"samples_per_prompt={num_samples} at temperature=0.0 would give the same completion "
+            f"{num_samples} times; set temperature=0.7 or the like, or samples_per_prompt=1"
+        )
 
 
 def _check_lengths(config: Config) -> None:

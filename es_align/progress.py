@@ -41,6 +41,7 @@ class Header:
     workers: int
     run_dir: Path
     details: Mapping[str, str]  # further lines, such as {"basis": "210 layers"}
+    samples_per_prompt: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +161,9 @@ class ConsoleReporter:
 
 def header_lines(header: Header) -> list[str]:
     """The header, with the totals that follow from the configuration."""
-    num_completions = header.population * header.prompts_per_generation
+    num_samples = header.samples_per_prompt
+    num_completions = header.population * header.prompts_per_generation * num_samples
+    samples = f" x {num_samples} samples" if num_samples > 1 else ""
     left = header.generations - header.first_generation
     resumed = f" (from {header.first_generation + 1})" if header.first_generation else ""
     rows = {
@@ -168,7 +171,8 @@ def header_lines(header: Header) -> list[str]:
         "task": header.task,
         "space": f"{header.space}, {header.dimension:,} numbers, {header.strategy}",
         "work": (
-            f"{header.population} members x {header.prompts_per_generation} prompts = "
+            f"{header.population} members x {header.prompts_per_generation} prompts"
+            f"{samples} = "
             f"{num_completions:,} completions a generation, "
             f"{num_completions * left:,} in {left:,} generations{resumed}"
         ),

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from es_align.config import Config
+from es_align.config import Config, pass_k
 from es_align.strategies.base import Population
 from workers.members import Members, some_members
 from workers.pool import Pool
@@ -24,28 +24,25 @@ EVALUATION_PROMPTS_PER_CHUNK = 128
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
-    """All scores of some members on some prompts;
-    NaN in `rewards_MP` is a completion without a score.
+    """All scores of some members on some prompts, the samples of each taken together;
+    NaN in `rewards_MP` is a prompt without a score.
     """
 
-    rewards_MP: np.ndarray  # float64
-    passed_MP: np.ndarray  # bool
+    rewards_MP: np.ndarray  # float64, in the unit of the objective
+    passed_MP: np.ndarray  # float64, share of the samples that pass
     metrics_MP: Mapping[str, np.ndarray]  # float64
     reasons: Mapping[str, int]
     samples: tuple[Sample, ...]
+    num_completions: int  # members times prompts times samples
+    num_failed: int  # completions without a score
     num_generated_tokens: int
     num_prompt_tokens: int
     generate_s: float  # summed over workers
     score_s: float
 
     @property
-    def num_failed(self) -> int:
-        """Completions without a score."""
-        return int((~np.isfinite(self.rewards_MP)).sum())
-
-    @property
     def reward_mean_M(self) -> np.ndarray:
-        """Mean reward of each member over what was scored; NaN for a member with nothing."""
+        """Mean score of each member over what was scored; NaN for a member with nothing."""
         is_scored_MP = np.isfinite(self.rewards_MP)
         sums_M = np.where(is_scored_MP, self.rewards_MP, 0.0).sum(axis=1)
         counts_M = is_scored_MP.sum(axis=1)
@@ -58,9 +55,7 @@ def run_population(
     """Every member on every prompt of the generation."""
     num_members = len(population)
     size = config.workers.members_per_chunk or num_members
-    sampling = Sampling(
-        config.max_new_tokens, config.temperature, _seed(config, population.generation)
-    )
+    sampling = _sampling(config, population.generation)
     kept = sample_members(num_members, config.samples_per_generation, population.generation)
     chunks = [
         Chunk(
@@ -71,6 +66,8 @@ def run_population(
             prompt_ids=tuple(prompt_ids),
             sampling=sampling,
             sample_members=tuple(m for m in kept if start <= m < start + size),
+            num_samples=config.samples_per_prompt,
+            pass_k=pass_k(config.objective),
         )
         for start in range(0, num_members, size)
     ]
@@ -86,7 +83,9 @@ def run_one(
     generation: int,
     with_samples: bool = False,
 ) -> Rollout:
-    """One model, the mean or (None) the unperturbed base, on many prompts, greedy."""
+    """One model, the mean or (None) the unperturbed base, on many prompts, greedy, one completion
+    each.
+    """
     member = BASE_MEMBER if one is None else MEAN_MEMBER
     starts = range(0, len(prompt_ids), EVALUATION_PROMPTS_PER_CHUNK)
     chunks = [
@@ -116,7 +115,9 @@ def run_base_copies(
         members=tuple(range(num_copies)),
         perturbed=None,
         prompt_ids=tuple(prompt_ids),
-        sampling=Sampling(config.max_new_tokens, config.temperature, _seed(config, 0)),
+        sampling=_sampling(config, 0),
+        num_samples=config.samples_per_prompt,
+        pass_k=pass_k(config.objective),
     )
     return _joined(pool.evaluate([chunk]), axis=0)
 
@@ -126,9 +127,14 @@ def sample_members(num_members: int, num_kept: int, generation: int) -> tuple[in
     return tuple(sorted({(generation * num_kept + k) % num_members for k in range(num_kept)}))
 
 
-def _seed(config: Config, generation: int) -> int:
-    """Seed of sampled completions: new each generation, the same for all members."""
-    return (config.seed << 32) + generation
+def _sampling(config: Config, generation: int) -> Sampling:
+    """How a generation's completions are drawn: on a seed of its own, the same for all members."""
+    return Sampling(
+        config.max_new_tokens,
+        config.temperature,
+        seed=(config.seed << 32) + generation,
+        with_log_likelihood=config.strategy.tie_break > 0,
+    )
 
 
 def _joined(results: Sequence[ChunkResult], *, axis: int) -> Rollout:
@@ -151,6 +157,8 @@ def _joined(results: Sequence[ChunkResult], *, axis: int) -> Rollout:
         },
         reasons=reasons,
         samples=tuple(sample for result in results for sample in result.samples),
+        num_completions=sum(result.num_completions for result in results),
+        num_failed=sum(result.num_unscored for result in results),
         num_generated_tokens=sum(result.num_generated_tokens for result in results),
         num_prompt_tokens=sum(result.num_prompt_tokens for result in results),
         generate_s=sum(result.generate_s for result in results),

@@ -85,6 +85,7 @@ def _header(run: Run, task: Task) -> Header:
         workers=config.workers.count,
         run_dir=run.folder.path,
         details={},
+        samples_per_prompt=config.samples_per_prompt,
     )
 
 

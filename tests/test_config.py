@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from es_align.config import Config
+from es_align.config import Config, pass_k
 from es_align.config_errors import known_keys, suggest_key
 from es_align.config_loading import (
     NOT_IDENTITY,
@@ -109,6 +109,11 @@ def test_apply_overrides_leaves_its_argument_alone() -> None:
         ("strategy: {momentum: 1}", [], "strategy.momentum=1 must be below 1"),
         ("space: {alpha: 1.5}", [], "space.alpha=1.5 must be at most 1; use 1 or less."),
         ("strategy: {sigma: .inf}", [], "strategy.sigma=inf must be finite"),
+        ("strategy: {tie_break: 0.6}", [], "strategy.tie_break=0.6 must be at most 0.5"),
+        ("objective: pass4", [], "objective='pass4' must be mean, or pass@k with a whole k from"),
+        ("", ["objective=pass@0"], "objective='pass@0' must be mean, or pass@k"),
+        ("", ["objective=pass@2.5"], "whole k from 1; write pass@4"),
+        ("samples_per_prompt: 0", [], "samples_per_prompt=0 must be at least 1; use 1 or more."),
         ("precision: int9", [], "must be 'fp32', 'bf16', 'int8' or 'int4'; did you mean int8?"),
         ("generations: 2.5", [], "generations=2.5 must be a whole number"),
         ("generations: ten", [], "generations='ten' must be a whole number"),
@@ -255,6 +260,16 @@ def test_digest_survives_json() -> None:
             "strategy.learning_rate_final=2.0 is only read with a schedule; set "
             "strategy.learning_rate_schedule=linear",
         ),
+        (
+            ["objective=pass@4", "samples_per_prompt=3", "temperature=1"],
+            "objective=pass@4 needs 4 samples of a prompt and samples_per_prompt=3; set "
+            "samples_per_prompt=4 or more",
+        ),
+        (
+            ["samples_per_prompt=4"],
+            "samples_per_prompt=4 at temperature=0.0 would give the same completion 4 times; set "
+            "temperature=0.7 or the like, or samples_per_prompt=1",
+        ),
         (["max_new_tokens=256"], "leaves no room for a prompt in workers.max_model_len=256"),
         (["workers.engine=vllm"], "precision=fp32 needs workers.engine=torch, not vllm"),
         (["precision=int8"], "precision=int8 needs workers.engine=vllm, not torch"),
@@ -305,6 +320,9 @@ def test_preflight_refuses(
         ["strategy.sigma_schedule=exponential", "strategy.sigma_final=0.1"],
         ["strategy.learning_rate_schedule=cosine", "strategy.learning_rate_final=1e-3"],
         ["strategy.max_step=0.5", "strategy.shaping=leave_one_out"],
+        ["objective=pass@4", "samples_per_prompt=4", "temperature=0.7"],
+        ["objective=pass@1", "strategy.tie_break=0.5"],
+        ["samples_per_prompt=8", "temperature=1", "strategy.kind=snes", "strategy.tie_break=0.1"],
         ["workers.count=2", "workers.members_per_chunk=2"],
         ["model=owner/name"],
         [
@@ -340,3 +358,9 @@ def test_model_folder_must_hold_a_model(tiny_config: Config, tmp_path: Path) -> 
 def test_bundled_names_are_those_that_are_built() -> None:
     bundled = importlib.import_module("es_align.bundled")
     assert set(BUNDLED_NAMES) == set(bundled.BUNDLED_MODELS)
+
+
+def test_an_objective_is_written_as_it_is_spoken(write_config: WriteConfig) -> None:
+    config = load_config(write_config("objective: pass@4\nsamples_per_prompt: 8"))
+    assert (config.objective, pass_k(config.objective)) == ("pass@4", 4)
+    assert pass_k(Config().objective) is None

@@ -9,7 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from es_align.config import StrategyConfig
-from es_align.fitness import CENTRINGS, SHAPINGS, average_rewards, centre_prompts
+from es_align.fitness import (
+    CENTRINGS,
+    MIN_SPREAD,
+    SHAPINGS,
+    average_rewards,
+    break_ties,
+    centre_prompts,
+)
 
 NAN = float("nan")
 
@@ -114,3 +121,75 @@ def test_shaping_follows_the_members_bit_for_bit(values: list[float], random: Ra
     fitness_M = np.array(values)
     for shape in SHAPINGS.values():
         assert np.array_equal(shape(fitness_M[order]), shape(fitness_M)[order])
+
+
+def test_ties_are_broken_by_likelihood_over_a_share_of_the_smallest_gap() -> None:
+    fitness_M = np.array([1.0, 1.0, 0.0, 1.0, 0.25, 0.25])
+    likelihood_M = np.array([-2.0, -1.0, -9.0, -3.0, -1.0, -4.0])
+    # The gaps are 0.25 and 0.75; ranks run from -0.5 to 0.5 of 0.5 * 0.25.
+    broken_M = break_ties(fitness_M, likelihood_M, 0.5)
+    assert broken_M.tolist() == [1.0, 1.0625, 0.0, 0.9375, 0.3125, 0.1875]
+
+
+def test_where_all_are_equal_likelihood_is_the_only_signal() -> None:
+    broken_M = break_ties(np.array([3.0, 3.0, 3.0]), np.array([-1.0, -2.0, -0.5]), 0.1)
+    assert broken_M.tolist() == [3.0, 2.95, 3.05]
+
+
+def test_a_member_without_likelihood_keeps_the_middle_of_its_group() -> None:
+    fitness_M = np.array([1.0, 1.0, 1.0, NAN, np.inf, 0.0])
+    likelihood_M = np.array([-1.0, NAN, -2.0, -1.0, -1.0, np.inf])
+    broken_M = break_ties(fitness_M, likelihood_M, 0.5)
+    assert broken_M == pytest.approx([1.25, 1.0, 0.75, NAN, NAN, 0.0], abs=0, nan_ok=True)
+    assert np.isnan(break_ties(np.full(3, NAN), np.zeros(3), 0.5)).all()
+
+
+def test_a_gap_of_rounding_is_a_tie_and_sets_no_scale() -> None:
+    fitness_M = np.array([0.1 + 0.2, 0.3, 1.3])
+    broken_M = break_ties(fitness_M, np.array([-2.0, -1.0, -1.0]), 0.5)
+    assert broken_M == pytest.approx([0.05, 0.55, 1.3], abs=1e-15)
+
+
+likelihoods = st.one_of(st.floats(-50, 0), st.just(NAN))
+members = st.lists(
+    st.tuples(st.one_of(thousandths, st.floats(-1e9, 1e9), st.just(NAN)), likelihoods),
+    min_size=1,
+    max_size=20,
+)
+
+
+@given(members, st.floats(0, 0.5))
+def test_breaking_ties_never_reorders(drawn: list[tuple[float, float]], tie_break: float) -> None:
+    fitness_M, likelihood_M = (np.array(column) for column in zip(*drawn, strict=True))
+    broken_M = break_ties(fitness_M, likelihood_M, tie_break)
+    assert np.array_equal(np.isnan(broken_M), np.isnan(fitness_M))
+    for low in range(len(drawn)):
+        for high in range(len(drawn)):
+            # Further apart than the ends of a chain of twenty equals.
+            if fitness_M[high] - fitness_M[low] > 20 * MIN_SPREAD:
+                assert broken_M[high] >= broken_M[low]
+
+
+@given(st.lists(st.tuples(thousandths, likelihoods), min_size=1, max_size=20), st.floats(0.01, 0.5))
+def test_equals_differ_exactly_by_likelihood(
+    drawn: list[tuple[float, float]], tie_break: float
+) -> None:
+    fitness_M, likelihood_M = (np.array(column) for column in zip(*drawn, strict=True))
+    broken_M = break_ties(fitness_M, likelihood_M, tie_break)
+    for one in range(len(drawn)):
+        for other in range(len(drawn)):
+            if fitness_M[one] == fitness_M[other] and likelihood_M[one] > likelihood_M[other]:
+                assert broken_M[one] > broken_M[other]
+            if fitness_M[one] > fitness_M[other]:
+                assert broken_M[one] > broken_M[other]
+
+
+@given(members, st.randoms(use_true_random=False))
+def test_breaking_ties_follows_the_members_bit_for_bit(
+    drawn: list[tuple[float, float]], random: Random
+) -> None:
+    fitness_M, likelihood_M = (np.array(column) for column in zip(*drawn, strict=True))
+    order = random.sample(range(len(drawn)), len(drawn))
+    broken_M = break_ties(fitness_M, likelihood_M, 0.3)
+    again_M = break_ties(fitness_M[order], likelihood_M[order], 0.3)
+    assert np.array_equal(again_M, broken_M[order], equal_nan=True)

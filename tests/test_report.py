@@ -1,6 +1,7 @@
 """Lines, tables and plots of a run, from literal numbers."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -101,6 +102,13 @@ def test_header_gives_the_totals() -> None:
         "3,840 in 15 generations (from 6)"
     )
     assert lines[-1] == "run    runs/[tiny]-0"
+
+
+def test_header_counts_every_sample() -> None:
+    assert header_lines(replace(HEADER, samples_per_prompt=4))[3] == (
+        "work   32 members x 8 prompts x 4 samples = 1,024 completions a generation, "
+        "15,360 in 15 generations (from 6)"
+    )
 
 
 def test_reporter_prints_plain_lines_to_the_asked_stream(

@@ -1,6 +1,6 @@
 """What a worker does with a chunk: render, generate, score. No Ray here, so it runs anywhere.
 
-Shape suffixes: _M members, _P prompts.
+Shape suffixes: _M members, _P prompts, _S samples of a prompt.
 """
 
 import hashlib
@@ -24,7 +24,17 @@ from workers.engines.base import Completion, Engine, EngineSpec, Request
 from workers.layers import PerturbedLayer, save_factors
 from workers.means import Means, MeanSettings
 from workers.members import Members, NoiseMembers
-from workers.protocol import BASE_MEMBER, Chunk, ChunkResult, Move, Moved, Prompt, Sample
+from workers.objectives import sample_means, sample_scores
+from workers.protocol import (
+    BASE_MEMBER,
+    LOG_LIKELIHOOD,
+    Chunk,
+    ChunkResult,
+    Move,
+    Moved,
+    Prompt,
+    Sample,
+)
 from workers.rendering import Renderer
 
 RSS_UNIT_BYTES = 1 if sys.platform == "darwin" else 1024
@@ -84,24 +94,32 @@ class Evaluator:
             Request(
                 self.tokens[prompt.prompt_id],
                 BASE_MEMBER if is_base else slot,
-                request_seed(chunk.sampling.seed, prompt.prompt_id),
+                request_seed(chunk.sampling.seed, prompt.prompt_id, sample),
             )
             for slot in range(len(chunk.members))
             for prompt in prompts
+            for sample in range(chunk.num_samples)
         ]
         started = time.perf_counter()
         completions = self.engine.generate(requests, chunk.sampling)
         generated = time.perf_counter()
-        columns = [prompt.columns for _ in chunk.members for prompt in prompts]
-        scores = score_batch(self.reward, [completion.text for completion in completions], columns)
-        shape = (len(chunk.members), len(prompts))
+        asked = [
+            prompt for _ in chunk.members for prompt in prompts for _ in range(chunk.num_samples)
+        ]
+        texts = [completion.text for completion in completions]
+        scores = score_batch(self.reward, texts, [prompt.columns for prompt in asked])
+        shape = (len(chunk.members), len(prompts), chunk.num_samples)
+        rewards_MPS = _table([score.reward for score in scores], shape)
+        passed_MPS = np.array([score.passed for score in scores]).reshape(shape)
         return ChunkResult(
             chunk_id=chunk.chunk_id,
             members=chunk.members,
-            rewards_MP=_table(scores, shape, lambda score: score.reward),
-            passed_MP=np.array([score.passed for score in scores]).reshape(shape),
-            metrics_MP=_metric_tables(scores, shape),
+            rewards_MP=sample_scores(rewards_MPS, passed_MPS, chunk.pass_k),
+            passed_MP=passed_MPS.mean(axis=2),
+            metrics_MP=_metric_tables(scores, completions, shape),
             reasons=Counter(score.reason for score in scores),
+            num_completions=len(completions),
+            num_unscored=int(np.isnan(rewards_MPS).sum()),
             num_generated_tokens=sum(len(completion.token_ids) for completion in completions),
             num_prompt_tokens=sum(len(request.token_ids) for request in requests),
             generate_s=generated - started,
@@ -149,8 +167,10 @@ class Evaluator:
         completions: Sequence[Completion],
         scores: Sequence[Score],
     ) -> tuple[Sample, ...]:
+        """The first completion of each prompt by the members that are kept."""
         wanted = set(chunk.sample_members)
         asked = [(member, prompt) for member in chunk.members for prompt in prompts]
+        firsts = completions[:: chunk.num_samples], scores[:: chunk.num_samples]
         return tuple(
             Sample(
                 member=member,
@@ -161,14 +181,18 @@ class Evaluator:
                 passed=score.passed,
                 reason=score.reason,
             )
-            for (member, prompt), completion, score in zip(asked, completions, scores, strict=True)
+            for (member, prompt), completion, score in zip(asked, *firsts, strict=True)
             if member in wanted
         )
 
 
-def request_seed(seed: int, prompt_id: str) -> int:
-    """A prompt's own sampling seed, the same for every member (common random numbers). 63 bits."""
-    return int.from_bytes(hashlib.sha256(f"{seed}|{prompt_id}".encode()).digest()[:8], "big") >> 1
+def request_seed(seed: int, prompt_id: str, sample: int = 0) -> int:
+    """The sampling seed of a prompt's sample, the same for every member (common random numbers).
+    63 bits.
+    """
+    # The first sample's is the seed of runs that draw one: asking for more leaves it as it was.
+    key = f"{seed}|{prompt_id}" if sample == 0 else f"{seed}|{prompt_id}|{sample}"
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") >> 1
 
 
 def peak_rss_bytes() -> int:
@@ -218,13 +242,27 @@ def _check_lengths(tokens: Mapping[str, Sequence[int]], spec: WorkerSpec) -> Non
         )
 
 
-def _table(
-    scores: Sequence[Score], shape: tuple[int, int], value: Callable[[Score], float | None]
-) -> np.ndarray:
-    values = [value(score) for score in scores]
+def _table(values: Sequence[float | None], shape: tuple[int, int, int]) -> np.ndarray:
+    """Values of all completions as float64 (M, P, S); NaN for None."""
     return np.array([np.nan if v is None else v for v in values], dtype=np.float64).reshape(shape)
 
 
-def _metric_tables(scores: Sequence[Score], shape: tuple[int, int]) -> dict[str, np.ndarray]:
+def _metric_tables(
+    scores: Sequence[Score], completions: Sequence[Completion], shape: tuple[int, int, int]
+) -> dict[str, np.ndarray]:
+    """By name the mean over the samples, float64 (M, P): what the reward measures beside itself,
+    and the log-likelihood where it was asked for.
+    """
     names = sorted({name for score in scores for name in score.metrics})
-    return {name: _table(scores, shape, lambda s, name=name: s.metrics.get(name)) for name in names}
+    columns = {name: [score.metrics.get(name) for score in scores] for name in names}
+    likelihoods = [_per_token(completion) for completion in completions]
+    if any(likelihood is not None for likelihood in likelihoods):
+        columns[LOG_LIKELIHOOD] = likelihoods
+    return {name: sample_means(_table(values, shape)) for name, values in columns.items()}
+
+
+def _per_token(completion: Completion) -> float | None:
+    """Mean log probability of a completion's tokens; None if there is none."""
+    if completion.log_likelihood is None or not completion.token_ids:
+        return None
+    return completion.log_likelihood / len(completion.token_ids)

@@ -13,6 +13,7 @@ import numpy as np
 from rewards.base import JsonValue
 from workers.members import Members
 
+LOG_LIKELIHOOD = "log_likelihood"  # in `metrics_MP`: mean natural log probability of a token
 MEAN_MEMBER = -2  # the run's current mean, evaluated like a member
 BASE_MEMBER = -1  # the model with nothing added; also padding rows
 
@@ -34,6 +35,7 @@ class Sampling:
     temperature: float = 0.0
     seed: int = 0  # with the prompt id, fixes the draw: the same for every member
     ignore_eos: bool = False  # always the full length, for measurements
+    with_log_likelihood: bool = False  # asks the engine for its tokens' log probabilities
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,8 @@ class Chunk:
     prompt_ids: tuple[str, ...]
     sampling: Sampling
     sample_members: tuple[int, ...] = ()  # members whose texts come back, for samples.jsonl
+    num_samples: int = 1  # completions of each prompt by each member
+    pass_k: int | None = None  # score of a prompt: pass@k of its samples; None: their mean reward
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,14 +92,18 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class ChunkResult:
-    """What a worker returns for a chunk; NaN in `rewards_MP` means no score, never zero."""
+    """What a worker returns for a chunk, the samples of each member and prompt taken together (see
+    `workers.objectives`); NaN in `rewards_MP` means no score, never zero.
+    """
 
     chunk_id: int
     members: tuple[int, ...]
     rewards_MP: np.ndarray  # float64
-    passed_MP: np.ndarray  # bool
+    passed_MP: np.ndarray  # float64, share of the samples that pass
     metrics_MP: Mapping[str, np.ndarray]  # float64, one array a name
-    reasons: Mapping[str, int]
+    reasons: Mapping[str, int]  # one a completion
+    num_completions: int  # members times prompts times samples
+    num_unscored: int  # completions without a score
     num_generated_tokens: int
     num_prompt_tokens: int
     generate_s: float

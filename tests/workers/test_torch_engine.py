@@ -14,6 +14,7 @@ from es_align.spaces import Space, layers_for, make_space
 from kernels.matrix_noise import NoiseStream, factor_noise
 from workers.engines.base import EngineSpec, Request
 from workers.engines.torch_engine import TorchEngine
+from workers.evaluator import request_seed
 from workers.layers import CoreLayer, LoraLayer, NoiseLayer, PerturbedLayer, save_factors
 from workers.members import NoiseMembers
 from workers.protocol import BASE_MEMBER, Sampling
@@ -213,3 +214,43 @@ def test_generation_ends_at_the_stop_token(
     assert ended
     assert all(stop not in ids[:-1] for ids in ended)
     assert all("</s>" not in answer.text for answer in answers)
+
+
+def test_samples_differ_and_are_common_to_members_of_one_model(
+    engine: TorchEngine, space: Space, tokens: list[tuple[int, ...]]
+) -> None:
+    engine.set_members(np.zeros((2, space.dimension), dtype=np.float32))
+    seeds = [request_seed(9, "train/0", sample) for sample in range(6)]
+    requests = [Request(tokens[0], slot, seed) for slot in (0, 1) for seed in seeds]
+    answers = engine.generate(requests, Sampling(12, temperature=1.0))
+    assert answers[:6] == answers[6:]
+    assert len({answer.token_ids for answer in answers}) == 6
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+def test_log_likelihood_is_that_of_the_member_s_own_model(
+    temperature: float,
+    engine: TorchEngine,
+    model_path: Path,
+    space: Space,
+    vectors_MD: np.ndarray,
+    tokens: list[tuple[int, ...]],
+) -> None:
+    """Of the tokens up to the first stop token, at temperature 1 whatever they were drawn at."""
+    engine.set_members(vectors_MD)
+    requests = [Request(tokens[m % len(tokens)], m, m) for m in range(4)]
+    asked = Sampling(40, temperature, with_log_likelihood=True)
+    answers = engine.generate(requests, asked)
+    assert len({len(answer.token_ids) for answer in answers}) > 1 or temperature == 0
+    for member, (request, answer) in enumerate(zip(requests, answers, strict=True)):
+        model = materialised(model_path, space, vectors_MD[member])
+        ids = torch.tensor([[*request.token_ids, *answer.token_ids]])
+        with torch.inference_mode():
+            logits_TV = model(input_ids=ids).logits[0, len(request.token_ids) - 1 : -1]
+        chosen = torch.tensor(answer.token_ids)[:, None]
+        expected = logits_TV.double().log_softmax(-1).gather(1, chosen).sum().item()
+        assert answer.log_likelihood == pytest.approx(expected, abs=2e-3)
+        assert expected < -1
+    plain = engine.generate(requests, Sampling(40, temperature))
+    assert [answer.token_ids for answer in plain] == [answer.token_ids for answer in answers]
+    assert [answer.log_likelihood for answer in plain] == [None] * 4

@@ -26,6 +26,9 @@ class Completion(NamedTuple):
 
     token_ids: tuple[int, ...]
     text: str
+    # Natural log probability of the tokens given the prompt, at temperature 1, summed; None: not
+    # asked for (`Sampling.with_log_likelihood`).
+    log_likelihood: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -84,10 +84,14 @@ class TorchEngine:
         tokens_BT, mask_BT = self._left_padded(requests)
         cache = DynamicCache()
         answers: list[list[int]] = [[] for _ in requests]
+        likelihoods = [0.0] * len(requests)
         is_open = [True] * len(requests)
         for position in range(sampling.max_new_tokens):
             logits_BV = self._next_logits(requests, tokens_BT, mask_BT, cache)
             next_B = self._choose(logits_BV, requests, sampling, position)
+            if sampling.with_log_likelihood:
+                for row, added in enumerate(_log_probabilities(logits_BV, next_B).tolist()):
+                    likelihoods[row] += added if is_open[row] else 0.0
             for row, token in enumerate(next_B.tolist()):
                 if is_open[row]:
                     is_open[row] = sampling.ignore_eos or token not in self.renderer.stop_token_ids
@@ -96,7 +100,14 @@ class TorchEngine:
                 break
             tokens_BT = next_B[:, None]
             mask_BT = torch.cat([mask_BT, torch.ones_like(mask_BT[:, :1])], dim=1)
-        return [Completion(tuple(ids), self.renderer.decode(ids)) for ids in answers]
+        return [
+            Completion(
+                tuple(ids),
+                self.renderer.decode(ids),
+                likelihood if sampling.with_log_likelihood else None,
+            )
+            for ids, likelihood in zip(answers, likelihoods, strict=True)
+        ]
 
     @torch.inference_mode()
     def logits(self, requests: Sequence[Request]) -> torch.Tensor:
@@ -157,6 +168,11 @@ class TorchEngine:
             noise_BV = torch.from_numpy(np.stack([noise[request.seed] for request in requests]))
             logits_BV = logits_BV / sampling.temperature + noise_BV.to(logits_BV)
         return logits_BV.argmax(dim=-1)
+
+
+def _log_probabilities(logits_BV: torch.Tensor, tokens_B: torch.Tensor) -> torch.Tensor:
+    """Natural log probability of each row's token, `[B]` fp32, from fp32 logits."""
+    return logits_BV.log_softmax(dim=-1).gather(1, tokens_B[:, None])[:, 0]
 
 
 def _adder(site: Site) -> Callable[[torch.nn.Module, tuple[torch.Tensor, ...], torch.Tensor], None]:

@@ -163,14 +163,23 @@ class VllmEngine:
                 seed=request.seed if sampling.temperature > 0 else None,
                 stop_token_ids=[] if sampling.ignore_eos else list(self.renderer.stop_token_ids),
                 detokenize=False,
+                # Zero others beside the chosen token's own, from the logits before the temperature.
+                logprobs=0 if sampling.with_log_likelihood else None,
                 ignore_eos=sampling.ignore_eos,
                 extra_args={MEMBER_ARGUMENT: request.slot},
             )
             for request in requests
         ]
         outputs = self.llm.generate(prompts, parameters, use_tqdm=False)
-        completions = [tuple(output.outputs[0].token_ids) for output in outputs]
-        return [Completion(ids, self.renderer.decode(ids)) for ids in completions]
+        answers = [output.outputs[0] for output in outputs]
+        return [
+            Completion(
+                tuple(answer.token_ids),
+                self.renderer.decode(answer.token_ids),
+                answer.cumulative_logprob,
+            )
+            for answer in answers
+        ]
 
     def canary(self, requests: Sequence[Request]) -> list[str]:
         """Names of hooked modules whose output the installed members do not change."""
