@@ -1,14 +1,20 @@
-"""Export of a run as a plain PEFT LoRA on the original base, proven before it is called saved.
+"""Export of a run as a plain PEFT LoRA, proven before it is called saved.
 
 The adapter is written, loaded again by PEFT, and its logits are compared with those of the run's
 own model (base plus population, reference engine), both in fp32, so that nothing but rounding can
-differ. Singular values export exactly: the frozen directions are the LoRA's factors.
+differ. Singular values and cores export exactly: the frozen directions are the LoRA's factors.
+
+Its base is the model in full precision, except with basis `quantisation_error`: that adapter holds
+the repair, so its base is the quantised checkpoint that the run's engine loads. On the
+full-precision weights it would add the rounding error a second time. Both models of the comparison
+then have the dequantised weights. The adapter's README.md says which base it is for.
 """
 
 import gc
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from peft import PeftModel
@@ -34,11 +40,35 @@ PROBES = (
 )
 
 
+README = """---
+library_name: peft
+---
+A LoRA by es-align: generation {generation} of a run on {model} in {precision}.
+
+Base: {base}
+"""
+REPAIR_NOTE = """
+It holds the repair of that checkpoint's {precision} rounding, so it belongs on no other form of
+{model}: on the full-precision weights it would add the rounding error a second time. Should the
+folder be gone, this makes the checkpoint again; name it in adapter_config.json:
+
+    es-align quantize {model} FOLDER --scheme {precision}
+"""
+
+
+class AdapterBase(NamedTuple):
+    """The model that a run's adapters are for."""
+
+    name: str  # base_model_name_or_path
+    plain: Path  # its weights in full precision, dequantised where need be
+
+
 @dataclass(frozen=True, slots=True)
 class ExportResult:
     """An adapter that was reloaded and compared."""
 
     path: str
+    base: str  # the model it is for, as adapter_config.json says
     generation: int
     num_layers: int
     max_difference: float  # largest difference of a logit between PEFT's model and the run's
@@ -59,17 +89,19 @@ def export_adapter(
 
     Raises ModelError if the reloaded adapter is not the run's model; `out` is then not written.
     """
+    base = adapter_base(config, model)
     space = load_space(config.space, folder.basis)
     mean_D = mean_at(folder, generation)
     draft = out.with_name(f".{out.name}-draft")
     shutil.rmtree(draft, ignore_errors=True)
-    save_adapter(draft, space.lora(mean_D), model.name)
+    save_adapter(draft, space.lora(mean_D), base.name)
+    (draft / "README.md").write_text(_readme(config, model, base, generation), encoding="utf-8")
 
-    renderer = Renderer(model.reference)
+    renderer = Renderer(base.plain)
     tokens = [renderer.render([{"role": "user", "content": probe}]) for probe in PROBES]
     spec = EngineSpec(
         kind="torch",
-        model_path=model.reference,
+        model_path=base.plain,
         precision="fp32",
         factors_path=folder.basis,
         max_members=1,
@@ -83,7 +115,7 @@ def export_adapter(
     bare = torch.cat([engine.logits([Request(ids, -1, 0)]) for ids in tokens])
     del engine
     gc.collect()
-    reloaded = peft_logits(model.reference, draft, tokens)
+    reloaded = peft_logits(base.plain, draft, tokens)
 
     scale = float(own.abs().max())
     difference = float((own - reloaded).abs().max())
@@ -99,7 +131,29 @@ def export_adapter(
     out.parent.mkdir(parents=True, exist_ok=True)
     draft.rename(out)
     change = float((own - bare).abs().max())
-    return ExportResult(str(out), generation, len(space.factors), difference, scale, change)
+    return ExportResult(
+        path=str(out),
+        base=base.name,
+        generation=generation,
+        num_layers=len(space.factors),
+        max_difference=difference,
+        logit_scale=scale,
+        max_change=change,
+    )
+
+
+def adapter_base(config: Config, model: ModelPaths) -> AdapterBase:
+    """The model as it was named, or the quantised checkpoint that the run repairs."""
+    if config.space.basis == "quantisation_error":
+        return AdapterBase(str(model.engine), model.dequantised)
+    return AdapterBase(model.name, model.reference)
+
+
+def _readme(config: Config, model: ModelPaths, base: AdapterBase, generation: int) -> str:
+    text = README + (REPAIR_NOTE if base.name != model.name else "")
+    return text.format(
+        generation=generation, model=model.name, precision=config.precision, base=base.name
+    )
 
 
 @torch.inference_mode()

@@ -70,7 +70,8 @@ def _save_adapter(run: Run, model: ModelPaths, generation: int, reporter: Report
     )
     reporter.note(
         f"adapter: generation {generation}, reloaded by PEFT, logits of both agree within "
-        f"{exported.max_difference:.1e} of {exported.logit_scale:.1f}; saved to {exported.path}"
+        f"{exported.max_difference:.1e} of {exported.logit_scale:.1f}; saved to {exported.path}, "
+        f"for {exported.base}"
     )
 
 
