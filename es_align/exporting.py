@@ -49,8 +49,17 @@ Base: {base}
 """
 REPAIR_NOTE = """
 It holds the repair of that checkpoint's {precision} rounding, so it belongs on no other form of
-{model}: on the full-precision weights it would add the rounding error a second time. Should the
-folder be gone, this makes the checkpoint again; name it in adapter_config.json:
+{model}: on the full-precision weights it would add the rounding error a second time. PEFT needs the
+checkpoint unpacked:
+
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, CompressedTensorsConfig
+
+    settings = CompressedTensorsConfig(run_compressed=False)
+    base = AutoModelForCausalLM.from_pretrained({base!r}, quantization_config=settings)
+    model = PeftModel.from_pretrained(base, ADAPTER)
+
+Should the checkpoint be gone, this makes it again; name it in adapter_config.json:
 
     es-align quantize {model} FOLDER --scheme {precision}
 """
