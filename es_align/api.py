@@ -53,6 +53,9 @@ def train(
     task = _make_task(config)
     reporter.note(f"model: {config.model} in {config.precision}, made once and cached if needed")
     model = resolve_model(config.model, config.precision)
+    if not resume:
+        space = config.space
+        reporter.note(f"space: {space.kind}, basis {space.basis}, made once for the run folder")
     run = resume_run(folder, config) if resume else begin_run(folder, config, model, task.train)
     try:
         return run_training(run, task, model, reporter)

@@ -7,8 +7,9 @@ stops there. Left out: LQ-LoRA's alternation between quantising and decomposing,
 checkpoint is given, and EoRA's weighting of the error by the layer's inputs. What INT8 rounds of
 the activations at run time is not repaired.
 
-A number is not relative to the error's own singular value, which is too small for any sigma to
-change an answer, but to what the weight itself does with that input direction, |W v|.
+A number is not relative to the error's own singular value, which says how coarse the rounding was
+and in INT8 is too small to move an answer, but to what the weight itself makes of that input
+direction, |W v|: so a sigma means the same in every precision.
 """
 
 from collections.abc import Iterator
