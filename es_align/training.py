@@ -59,7 +59,8 @@ def _export(run: Run, model: ModelPaths, generation: int, reporter: Reporter) ->
     exported = export_run(run.folder, run.config, model, generation, place, is_replaced=True)
     reporter.note(
         f"{place.name}: generation {generation}, reloaded, logits of both agree within "
-        f"{exported.max_difference:.1e} of {exported.logit_scale:.1f}; saved to {exported.path}"
+        f"{exported.max_difference:.1e} of {exported.logit_scale:.1f}; saved to {exported.path}, "
+        f"for {exported.base}"
     )
 
 

@@ -102,6 +102,7 @@ def test_apply_overrides_leaves_its_argument_alone() -> None:
         ("sigma: 1", [], "sigma is no setting; did you mean strategy.sigma?"),
         ("", ["stategy.sigma=1"], "stategy is no setting; did you mean strategy?"),
         ("", ["space.foo=1"], "space.foo is no setting; space has: kind, basis, rank"),
+        ("", ["space.basis=activation"], "'random' or 'adapter'; did you mean activations?"),
         ("", ["qqqq=1"], "qqqq is no setting; there are: model, precision"),
         ("population: 1", [], "population=1 must be at least 2; use 2 or more."),
         ("temperature: -0.5", [], "temperature=-0.5 must be at least 0; use 0 or more."),
@@ -296,6 +297,16 @@ def test_digest_survives_json() -> None:
         ),
         (["space.adapter=somewhere"], "is only read with space.basis=adapter, which is weight"),
         (
+            ["space.basis=adapter", "space.kind=core", "strategy.kind=eggroll"],
+            "space.basis=adapter is not there for space.kind=core, whose basis has one factor; use "
+            "space.kind=singular_values",
+        ),
+        (["space.basis=quantisation_error"], "precision=fp32 leaves the weights of tiny as they"),
+        (
+            ["space.basis=quantisation_error", "precision=bf16"],
+            "precision=bf16 leaves the weights of tiny as they are; set precision=int8 or int4",
+        ),
+        (
             ["task.name=gsm8k", "task.path=nowhere"],
             "task.path=nowhere has no train.jsonl",
         ),
@@ -325,6 +336,9 @@ def test_preflight_refuses(
         ["samples_per_prompt=8", "temperature=1", "strategy.kind=snes", "strategy.tie_break=0.1"],
         ["workers.count=2", "workers.members_per_chunk=2"],
         ["model=owner/name"],
+        ["space.basis=activations"],
+        ["space.basis=random", "space.kind=core", "strategy.kind=eggroll"],
+        ["space.basis=quantisation_error", "precision=int4", "workers.engine=vllm"],
         [
             "workers.count=64",
             "population=128",

@@ -227,7 +227,7 @@ def test_an_export_names_the_quantised_model_as_base(
     config = tiny_config.model_copy(update={"model": model.name, "precision": "int4"})
 
     folder = RunFolder(tmp_path / "run")
-    begin_run(folder, config, model.reference).close()
+    begin_run(folder, config, model).close()
     result = export_run(folder, config, model, 0, tmp_path / "adapter")
     assert result.max_difference < 1e-3 * result.logit_scale
     saved = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())

@@ -99,10 +99,10 @@ class CoreHook:
         noise = _write_pairs(perturbation, [layer.unit for layer in self.layers], seeds)
         perturbation.core_SRR.zero_()
         for index, (layer, start) in enumerate(zip(self.layers, self.starts, strict=True)):
-            rank = layer.basis.right_IR.shape[1]
+            rank, numbers_K = layer.basis.right_IR.shape[1], layer.start_K
             if seeds.mean_D is not None:
-                core = seeds.mean_D[start : start + rank * rank].reshape(rank, rank)
-                perturbation.core_SRR[index, :rank, :rank] = torch.from_numpy(core)
+                numbers_K = torch.tensor(seeds.mean_D[start : start + layer.num_numbers])
+            perturbation.core_SRR[index, :rank, :rank] = numbers_K.view(rank, rank)
             tables = (perturbation.left_NSKR, perturbation.right_NSKR)
             left, right = (table[:, index, :, :rank] for table in tables)
             noise.fill_(left, right, layer.parameter, (rank, rank), Slice(0, rank, 0, rank))

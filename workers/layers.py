@@ -60,7 +60,7 @@ class CoreLayer:
 
     The numbers of this layer in the mean's vector are its core, row by row. A member's noise has
     standard deviation `sigma * unit` per entry of the core; `parameter` is the layer's number in
-    the noise stream.
+    the noise stream. The mean starts with the core `start_RR`; None is zero.
     """
 
     name: str
@@ -68,6 +68,7 @@ class CoreLayer:
     noise_rank: int
     unit: float
     parameter: int
+    start_RR: torch.Tensor | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -82,7 +83,9 @@ class CoreLayer:
     @property
     def start_K(self) -> torch.Tensor:
         """The numbers that the mean starts with, fp32."""
-        return torch.zeros(self.num_numbers)
+        if self.start_RR is None:
+            return torch.zeros(self.num_numbers)
+        return self.start_RR.flatten()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,15 +1,18 @@
 """What is perturbed: each space in its own file, all behind `es_align.spaces.base.Space`."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from es_align.config import SpaceConfig
 from es_align.spaces.base import AdapterSpace, Space
+from es_align.spaces.bases import BasisSource
 from es_align.spaces.cores import Cores, make_cores
 from es_align.spaces.layers import layers_for
 from es_align.spaces.loras import Loras, make_loras
 from es_align.spaces.singular_values import SingularValues, make_singular_values
 from es_align.spaces.weights import Weights, make_weights
 from workers.layers import CoreLayer, LayerFactors, LoraLayer, NoiseLayer, load_factors
+from workers.protocol import Prompt
 
 MAKERS = {
     "singular_values": make_singular_values,
@@ -19,9 +22,20 @@ MAKERS = {
 }
 
 
-def make_space(config: SpaceConfig, model_path: Path) -> Space:
-    """Build the configured space from the full-precision model in `model_path`."""
-    return MAKERS[config.kind](config, model_path)
+def make_space(
+    config: SpaceConfig,
+    model_path: Path,
+    *,
+    engine_path: Path | None = None,
+    prompts: Sequence[Prompt] = (),
+) -> Space:
+    """Build the configured space from the full-precision model in `model_path`.
+
+    `engine_path` is the checkpoint that the engine runs (basis `quantisation_error`), `prompts` are
+    the task's training prompts (basis `activations`). Raises ConfigError or ModelError as
+    `es_align.spaces.bases.layer_bases` does.
+    """
+    return MAKERS[config.kind](config, BasisSource(model_path, engine_path, prompts))
 
 
 def load_space(config: SpaceConfig, basis_path: Path) -> Space:

@@ -1,18 +1,19 @@
 """Space `core`: a small matrix between frozen directions, as in LoRA-XS and Fed-SB.
 
-`y += ((x V) C) U^T` with U and V the leading singular directions of the layer's weight and C of
-rank x rank numbers, zero at the start. Members add low-rank noise to C; its update has full rank.
-Numbers are relative to the root mean square of the layer's leading singular values.
+`y += ((x V) C) U^T` with U and V the directions of the layer's basis (`es_align.spaces.bases`) and
+C of rank x rank numbers: zero at the start, or the repair with basis `quantisation_error`. Members
+add low-rank noise to C; its update has full rank. Sigma is relative to the root mean square of the
+units of the layer's directions.
 """
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from es_align.config import SpaceConfig
 from es_align.spaces.base import LoraFactors
+from es_align.spaces.bases import BasisSource
 from es_align.spaces.layers import core_layers
 from workers.layers import CoreLayer, layers_digest
 from workers.members import NoiseMembers
@@ -33,7 +34,10 @@ class Cores:
         return NoiseMembers(0, 0, (0,), (0,), 0.0, mean_D=mean_D.astype(np.float32))
 
     def lora(self, vector_D: np.ndarray) -> Mapping[str, LoraFactors]:
-        """`(down_RI, up_OR)` of every layer at this mean, fp32: `x V` and `C U^T`."""
+        """`(down_RI, up_OR)` of every layer at this mean, fp32: `x V` and `C U^T`.
+
+        The vector is the whole core, its start included.
+        """
         numbers_D = torch.from_numpy(np.asarray(vector_D, dtype=np.float32))
         start, factors = 0, {}
         for layer in self.factors:
@@ -45,10 +49,9 @@ class Cores:
         return factors
 
 
-def make_cores(config: SpaceConfig, model_path: Path) -> Cores:
-    """Build the space from the full-precision model in `model_path`.
+def make_cores(config: SpaceConfig, source: BasisSource) -> Cores:
+    """Build the space between the configured basis.
 
-    Raises ConfigError if a target matches no layer or the rank does not fit.
+    Raises ConfigError or ModelError as `es_align.spaces.bases.layer_bases` does.
     """
-    layers = core_layers(config.rank, model_path, config.targets, noise_rank=config.noise_rank)
-    return Cores(layers)
+    return Cores(core_layers(config, source))

@@ -1,9 +1,10 @@
 """The layers of the seeded spaces, as an engine needs them: which matrix, its unit, its number.
 
 Sigma is relative, so one setting carries over between layers and models: to the RMS of a layer's
-weight for whole weights, to the RMS of its leading singular values for cores, to the RMS of A and B
-for LoRAs, where either noise changes B A by sigma of itself. A fresh B is zero and has no size of
-its own. Its unit is the RMS at which scaling * B A would be as large as the weight,
+weight for whole weights, to the RMS of its directions' units for cores (the singular values with
+basis `weight`), to the RMS of A and B for LoRAs, where either noise changes B A by sigma of itself.
+A fresh B is zero and has no size of its own. Its unit is the RMS at which scaling * B A would be as
+large as the weight,
 
 unit_b = RMS(W) / (scaling * sqrt(rank) * RMS(A)),
 
@@ -22,7 +23,7 @@ from es_align.adapters import Adapter
 from es_align.config import SpaceConfig, SpaceKind
 from es_align.errors import ConfigError
 from es_align.models import linear_weights
-from es_align.spaces.bases import check_rank, weight_bases
+from es_align.spaces.bases import BasisSource, check_rank, layer_bases
 from es_align.spaces.singular_values import make_singular_values
 from kernels.noise import Purpose, philox
 from workers.layers import CoreLayer, LoraLayer, NoiseLayer, PerturbedLayer
@@ -37,11 +38,11 @@ def layers_for(
 
     Raises ConfigError if a target matches no layer or the rank is above a layer's width.
     """
+    config, source = SpaceConfig(rank=rank, targets=tuple(targets)), BasisSource(model_path)
     if kind == "singular_values":
-        config = SpaceConfig(rank=rank, targets=tuple(targets))
-        return make_singular_values(config, model_path).factors
+        return make_singular_values(config, source).factors
     if kind == "core":
-        return core_layers(rank, model_path, targets)
+        return core_layers(config, source)
     if kind == "lora":
         return lora_layers(rank, model_path, targets)
     return noise_layers(rank, model_path, targets)
@@ -52,23 +53,27 @@ def noise_layers(rank: int, model_path: Path, targets: Sequence[str]) -> list[No
     layers = []
     for parameter, (name, weight_OI) in enumerate(linear_weights(model_path, targets)):
         out_features, in_features = weight_OI.shape
-        check_rank(rank, name, weight_OI)
+        check_rank(rank, name, weight_OI.shape)
         unit = _rms(weight_OI)
         layers.append(NoiseLayer(name, out_features, in_features, rank, unit, parameter))
     return layers
 
 
-def core_layers(
-    rank: int, model_path: Path, targets: Sequence[str], *, noise_rank: int = FACTOR_NOISE_RANK
-) -> list[CoreLayer]:
-    """A core of rank x rank between each weight's leading singular directions.
+def core_layers(config: SpaceConfig, source: BasisSource) -> list[CoreLayer]:
+    """A core of rank x rank between the directions of each layer's basis, which is of one factor.
 
-    Raises ConfigError if the noise's rank is above the core's.
+    Raises ConfigError if the noise's rank is above the core's; ConfigError or ModelError as
+    `layer_bases` does.
     """
-    _check_noise_rank(noise_rank, rank)
+    _check_noise_rank(config.noise_rank, config.rank)
     layers = []
-    for parameter, (name, basis, values_R) in enumerate(weight_bases(model_path, targets, rank)):
-        layers.append(CoreLayer(name, basis, noise_rank, _rms(values_R), parameter))
+    for parameter, made in enumerate(layer_bases(config, source)):
+        assert made.basis.core_RR is None  # checked with the config, before anything was loaded
+        start_RR = torch.diag(made.start_R) if made.start_R.any() else None
+        unit = _rms(made.unit_R)
+        layers.append(
+            CoreLayer(made.name, made.basis, config.noise_rank, unit, parameter, start_RR)
+        )
     return layers
 
 
@@ -88,7 +93,7 @@ def lora_layers(
     _check_noise_rank(noise_rank, rank)
     layers = []
     for place, (name, weight_OI) in enumerate(linear_weights(model_path, targets)):
-        check_rank(rank, name, weight_OI)
+        check_rank(rank, name, weight_OI.shape)
         out_features, in_features = weight_OI.shape
         normals_RI = philox(seed, Purpose.FACTORS, place).standard_normal((rank, in_features))
         down_RI = torch.from_numpy(normals_RI / in_features**0.5).float()

@@ -16,6 +16,7 @@ from es_align.adapters import load_adapter
 from es_align.config import SpaceConfig
 from es_align.errors import ConfigError
 from es_align.spaces.base import LoraFactors
+from es_align.spaces.bases import BasisSource
 from es_align.spaces.layers import adapter_layers, lora_layers
 from workers.layers import LoraLayer, layers_digest
 from workers.members import NoiseMembers
@@ -46,18 +47,20 @@ class Loras:
         return factors
 
 
-def make_loras(config: SpaceConfig, model_path: Path) -> Loras:
-    """Build the space from the full-precision model in `model_path`.
+def make_loras(config: SpaceConfig, source: BasisSource) -> Loras:
+    """Build the space from the full-precision model.
 
     Raises ConfigError if a target matches no layer or the rank does not fit; ModelError if the
     adapter is missing or belongs to another model.
     """
     if config.basis == "adapter":
         assert config.adapter is not None  # checked with the config, before anything was loaded
-        adapter = load_adapter(Path(config.adapter), model_path)
+        adapter = load_adapter(Path(config.adapter), source.reference)
         layers = adapter_layers(adapter, config.noise_rank)
     else:
-        layers = lora_layers(config.rank, model_path, config.targets, noise_rank=config.noise_rank)
+        layers = lora_layers(
+            config.rank, source.reference, config.targets, noise_rank=config.noise_rank
+        )
     return Loras([_perturbed(layer, config.lora_factors) for layer in layers])
 
 

@@ -6,9 +6,9 @@ made from it after every move, in the precision of the run. Nothing but scalars 
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from es_align.config import SpaceConfig
+from es_align.spaces.bases import BasisSource
 from es_align.spaces.layers import noise_layers
 from workers.layers import NoiseLayer, layers_digest
 
@@ -24,9 +24,9 @@ class Weights:
         self.digest = layers_digest(self.factors)
 
 
-def make_weights(config: SpaceConfig, model_path: Path) -> Weights:
-    """Build the space from the full-precision model in `model_path`.
+def make_weights(config: SpaceConfig, source: BasisSource) -> Weights:
+    """Build the space from the full-precision model.
 
     Raises ConfigError if a target matches no layer or the noise's rank does not fit.
     """
-    return Weights(noise_layers(config.noise_rank, model_path, config.targets))
+    return Weights(noise_layers(config.noise_rank, source.reference, config.targets))

@@ -17,6 +17,7 @@ from workers.layers import (
     LayerFactors,
     LoraLayer,
     NoiseLayer,
+    layers_digest,
     load_factors,
     save_factors,
 )
@@ -115,6 +116,29 @@ def test_a_core_is_the_mean_s_with_the_pair_s_noise() -> None:
     np.testing.assert_allclose(with_noise[:2, :2].numpy(), core, rtol=1e-6)
     mean_alone = hook.perturbation.definition(x_TI, torch.ones(4, dtype=torch.int32))
     np.testing.assert_allclose(mean_alone[:2, :2].numpy(), np.arange(4).reshape(2, 2))
+
+
+def test_a_core_without_a_mean_is_the_layer_s_start(tmp_path: Path) -> None:
+    basis = SharedBasis(torch.eye(4)[:, :2], torch.eye(5)[:, :2])
+    start_RR = torch.diag(torch.tensor([3.0, 2.0]))
+    layer = CoreLayer("m", basis, 1, 2.0, 6, start_RR)
+    assert layer.start_K.tolist() == [3, 0, 0, 2]
+    assert not CoreLayer("m", basis, 1, 2.0, 6).start_K.any()
+    digests = {layers_digest([one]) for one in (layer, CoreLayer("m", basis, 1, 2.0, 6))}
+    assert len(digests) == 2
+    save_factors([layer], tmp_path / "factors")
+    (loaded,) = load_factors(tmp_path / "factors")
+    assert layers_digest([loaded]) in digests and isinstance(loaded, CoreLayer)
+    assert loaded.start_RR is not None and torch.equal(loaded.start_RR, start_RR)
+
+    population = Population([loaded], 2, torch.float32)
+    hook = population.hook("m", ["m"])
+    assert isinstance(hook, CoreHook)
+    x_TI, nobody_s_noise = torch.eye(4), torch.ones(4, dtype=torch.int32)
+    for mean_D, wanted in ((None, start_RR), (np.zeros(4, dtype=np.float32), torch.zeros(2, 2))):
+        population.set_members(NoiseMembers(3, 1, (5, 5), (1, 0), 0.01, mean_D=mean_D))
+        got = hook.perturbation.definition(x_TI, nobody_s_noise)[:2, :2]
+        torch.testing.assert_close(got.float(), wanted)
 
 
 def lora(name: str, out_features: int, rank: int, parameter: int, unit_b: float = 0.5) -> LoraLayer:
