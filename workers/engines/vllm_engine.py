@@ -132,9 +132,7 @@ class VllmEngine:
         for name, weight_OI in weights:
             stored = self.checkpoint.form(name).encode(weight_OI)
             first = self.num_writes * COLUMNS_READ_BACK
-            indices = [
-                (first + place) % weight_OI.shape[1] for place in range(COLUMNS_READ_BACK)
-            ]
+            indices = [(first + place) % weight_OI.shape[1] for place in range(COLUMNS_READ_BACK)]
             meant[name] = Columns(indices, stored.columns(indices))
             yield from stored.tensors(name)
 
