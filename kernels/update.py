@@ -91,6 +91,11 @@ def round_weights(
     return GridWeights([pairs[index] for index in used], integer_P, exponent)
 
 
+def grid_unit(weights: GridWeights, noise_rank: int, kind: NoiseKind, scale: float = 1.0) -> float:
+    """What brings the sum of integers to the update: the one rounded factor."""
+    return math.ldexp(scale / (VARIANCE[kind] * math.sqrt(noise_rank)), weights.exponent)
+
+
 def matrix_update(
     stream: NoiseStream,
     pairs: Sequence[int],
@@ -136,8 +141,7 @@ def matrix_update(
             right_PKC.double().flatten(0, 1),
             beta=0 if start == 0 else 1,
         )
-    unit = scale / (VARIANCE[stream.kind] * math.sqrt(rank))
-    return total_RC.mul_(math.ldexp(unit, weights.exponent))
+    return total_RC.mul_(grid_unit(weights, rank, stream.kind, scale))
 
 
 def vector_update(

@@ -15,10 +15,12 @@ from typing import NamedTuple
 import torch
 from safetensors import safe_open
 
+from kernels import native
 from kernels.errors import ModelError
+from kernels.native.weights import encode
 
 DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
-FIELDS = 8  # 4-bit codes in an int32, the first in the lowest bits
+CODES_PER_BYTE = 2  # of 4 bits, the first in the lower half
 ZERO_CODE = 8  # of 4 bits
 
 
@@ -80,47 +82,71 @@ class StoredForm(NamedTuple):
     dtype: torch.dtype  # of the weight, or of its scales
 
     def encode(self, weight_OI: torch.Tensor) -> "StoredWeight":
-        """Round a weight to what the form can hold: to nearest, scales just covering the range."""
+        """Round a weight to what the form can hold: to nearest, scales just covering the range.
+
+        On CPUs in one compiled pass with the same result, where scales are bf16.
+        """
         if self.bits == 16:
             return StoredWeight(self, weight_OI.to(self.dtype), None)
+        if self._is_native(weight_OI):
+            return StoredWeight(self, *encode(weight_OI, self.bits, self.num_groups))
         largest = (2**self.bits - 1) / 2
         grouped_OGI = weight_OI.unflatten(1, (self.num_groups, -1))
         scale_OG = (grouped_OGI.abs().amax(-1) / largest).to(self.dtype)
         scale_OG[scale_OG == 0] = torch.finfo(self.dtype).eps
         codes_OGI = grouped_OGI / scale_OG.float()[..., None]
         codes_OGI.round_().clamp_(-(2 ** (self.bits - 1)), 2 ** (self.bits - 1) - 1)
-        return StoredWeight(self, codes_OGI.to(torch.int8).flatten(1), scale_OG)
+        codes_OI = codes_OGI.to(torch.int8).flatten(1)
+        return StoredWeight(self, codes_OI if self.bits == 8 else _packed(codes_OI), scale_OG)
+
+    def _is_native(self, weight_OI: torch.Tensor) -> bool:
+        return (
+            self.dtype == torch.bfloat16
+            and weight_OI.dtype == torch.float32
+            and weight_OI.is_cpu
+            and weight_OI.is_contiguous()
+            and native.library() is not None
+        )
 
 
 class StoredWeight(NamedTuple):
     """A weight as a checkpoint stores it."""
 
     form: StoredForm
-    codes_OI: torch.Tensor  # int8, or the weight itself
+    codes: torch.Tensor  # the weight (out, in), its int8 codes, or uint8 (out, in / 2) of two
     scale_OG: torch.Tensor | None
 
     def tensors(self, name: str) -> Iterator[tuple[str, torch.Tensor]]:
         """The checkpoint's tensors of this layer."""
         if self.scale_OG is None:
-            yield f"{name}.weight", self.codes_OI
+            yield f"{name}.weight", self.codes
             return
         yield f"{name}.weight_scale", self.scale_OG
         if self.form.bits == 8:
-            yield f"{name}.weight", self.codes_OI
+            yield f"{name}.weight", self.codes
             return
-        yield f"{name}.weight_packed", _packed(self.codes_OI)
-        yield f"{name}.weight_shape", torch.tensor(self.codes_OI.shape)
+        num_rows, num_bytes = self.codes.shape
+        yield f"{name}.weight_packed", self.codes.view(torch.int32)
+        yield f"{name}.weight_shape", torch.tensor([num_rows, CODES_PER_BYTE * num_bytes])
 
     def columns(self, indices: Sequence[int]) -> torch.Tensor:
         """What these inputs are multiplied with, fp32 `(out, len(indices))`."""
-        chosen_ON = self.codes_OI[:, indices].float()
         if self.scale_OG is None:
-            return chosen_ON
-        group_size = self.codes_OI.shape[1] // self.form.num_groups
-        return chosen_ON * self.scale_OG[:, [index // group_size for index in indices]].float()
+            return self.codes[:, indices].float()
+        num_columns = self.codes.shape[1]
+        if self.form.bits == 8:
+            chosen_ON = self.codes[:, indices]
+        else:
+            num_columns *= CODES_PER_BYTE
+            bytes_ON = self.codes[:, [index // CODES_PER_BYTE for index in indices]].int()
+            shift_N = torch.tensor([4 * (index % CODES_PER_BYTE) for index in indices])
+            chosen_ON = (bytes_ON >> shift_N & 15) - ZERO_CODE
+        group_size = num_columns // self.form.num_groups
+        scale_ON = self.scale_OG[:, [index // group_size for index in indices]]
+        return chosen_ON.float() * scale_ON.float()
 
 
 def _packed(codes_OI: torch.Tensor) -> torch.Tensor:
-    """int32 (out, in / 8) of 4-bit codes."""
-    halves = (codes_OI + ZERO_CODE).to(torch.uint8).unflatten(1, (-1, 2))
-    return (halves[..., 0] | halves[..., 1] << 4).contiguous().view(torch.int32)
+    """uint8 (out, in / 2) of 4-bit codes."""
+    halves = (codes_OI + ZERO_CODE).to(torch.uint8).unflatten(1, (-1, CODES_PER_BYTE))
+    return halves[..., 0] | halves[..., 1] << 4

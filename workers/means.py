@@ -17,19 +17,25 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
 
+from kernels.descent import (
+    Descent,
+    Gradient,
+    OptimizerKind,
+    add_step_,
+    descend_by_gradient_,
+    step_length,
+)
 from kernels.master import Master, MasterKind, tensor_digest
 from kernels.matrix_noise import NoiseKind, NoiseStream
-from kernels.update import NoisyMatrix, matrix_update
+from kernels.update import NoisyMatrix
 from workers.layers import CoreLayer, LoraLayer, NoiseLayer, PerturbedLayer
 from workers.protocol import Move, Moved
 
-OptimizerKind = Literal["sgd", "momentum", "adam"]
-ADAM_SECOND_BETA = 0.999
 # A sum's last bits depend on its order; of the factor that shortens a step these are kept.
 FACTOR_BITS = 16
 
@@ -68,35 +74,6 @@ class _Small:
         return tensor_digest(self.value_RC)
 
 
-class _Descent:
-    """torch.optim on the steps of one matrix.
-
-    It moves a step that starts at zero, never the mean: none of the optimisers in use reads where a
-    parameter is, and a mean may be kept in another form than its step.
-    """
-
-    def __init__(self, settings: MeanSettings, dtype: torch.dtype) -> None:
-        self._step = torch.nn.Parameter(torch.empty(0, dtype=dtype), requires_grad=False)
-        if settings.optimizer == "adam":
-            betas = (settings.momentum, ADAM_SECOND_BETA)
-            self._optimizer: torch.optim.Optimizer = torch.optim.Adam([self._step], betas=betas)
-        else:
-            momentum = settings.momentum if settings.optimizer == "momentum" else 0.0
-            self._optimizer = torch.optim.SGD([self._step], momentum=momentum)
-
-    def step(self, gradient_RC: torch.Tensor, learning_rate: float) -> torch.Tensor:
-        """The step uphill, in the units of the gradient times the rate; takes the gradient over."""
-        step = self._step
-        gradient_RC = gradient_RC.neg_().to(step.dtype)  # torch.optim descends
-        step.data = torch.zeros_like(gradient_RC)
-        step.grad = gradient_RC
-        self._optimizer.param_groups[0]["lr"] = learning_rate
-        self._optimizer.step()
-        step.grad, taken_RC = None, step.data
-        step.data = taken_RC.new_empty(0)
-        return taken_RC
-
-
 @dataclass(frozen=True, slots=True)
 class _Matrix:
     """One perturbed matrix of the mean."""
@@ -104,7 +81,11 @@ class _Matrix:
     noise: NoisyMatrix
     unit: float
     value: _Value
-    descent: _Descent
+    descent: Descent
+
+    def gradient(self, stream: NoiseStream, move: Move) -> Gradient:
+        """What the move says of this matrix."""
+        return Gradient(stream, move.weight_N, self.noise)
 
 
 class Means:
@@ -137,18 +118,29 @@ class Means:
     def move(self, move: Move) -> Moved:
         """Take one step."""
         stream = NoiseStream(self.settings.seed, move.noise_generation, self.settings.noise)
-        steps = (self._step(matrix, stream, move) for matrix in self._matrices)
-        scale = move.sigma
-        if move.max_step is not None:
-            kept = list(steps)
-            scale *= _shortening(kept, move.max_step)
-            steps = iter(kept)
-        square = 0.0
-        for matrix, step_RC in zip(self._matrices, steps, strict=True):
-            step_RC *= scale
-            square += _length(step_RC) ** 2
-            matrix.value.add_(step_RC.mul_(matrix.unit))
-        self.moved = Moved(self.digest, square**0.5)
+        if move.max_step is None:
+            squares = [
+                descend_by_gradient_(
+                    matrix.value,
+                    matrix.descent,
+                    matrix.gradient(stream, move),
+                    learning_rate=move.learning_rate,
+                    scale=move.sigma,
+                    unit=matrix.unit,
+                )
+                for matrix in self._matrices
+            ]
+        else:
+            steps = [
+                matrix.descent.step(matrix.gradient(stream, move).full(), move.learning_rate)
+                for matrix in self._matrices
+            ]
+            scale = move.sigma * _shortening(steps, move.max_step)
+            squares = [
+                add_step_(matrix.value, step_RC, scale, matrix.unit)
+                for matrix, step_RC in zip(self._matrices, steps, strict=True)
+            ]
+        self.moved = Moved(self.digest, sum(squares) ** 0.5)
         return self.moved
 
     def weights(self) -> Iterator[tuple[str, torch.Tensor]]:
@@ -193,26 +185,20 @@ class Means:
             self._masters[layer.name] = master
             out_features, in_features = layer.shape
             noise = NoisyMatrix(layer.parameter, out_features, in_features, layer.noise_rank)
-            descent = _Descent(self.settings, torch.float32)
+            descent = self._descent(torch.float32)
             self._matrices.append(_Matrix(noise, layer.unit, master, descent))
 
     def _add_small(self, noise: NoisyMatrix, unit: float, start_RC: torch.Tensor) -> None:
-        descent = _Descent(self.settings, torch.float64)
+        descent = self._descent(torch.float64)
         self._matrices.append(_Matrix(noise, unit, _Small(start_RC), descent))
 
-    def _step(self, matrix: _Matrix, stream: NoiseStream, move: Move) -> torch.Tensor:
-        pairs = range(len(move.weight_N))
-        gradient_RC = matrix_update(stream, pairs, move.weight_N, matrix.noise)
-        return matrix.descent.step(gradient_RC, move.learning_rate)
-
-
-def _length(step_RC: torch.Tensor) -> float:
-    return float(torch.linalg.vector_norm(step_RC, dtype=torch.float64))
+    def _descent(self, dtype: torch.dtype) -> Descent:
+        return Descent(self.settings.optimizer, self.settings.momentum, dtype)
 
 
 def _shortening(steps: Sequence[torch.Tensor], max_step: float) -> float:
     """What brings the steps together to `max_step * sqrt(numbers)`, at most 1."""
-    length = math.sqrt(math.fsum(_length(step_RC) ** 2 for step_RC in steps))
+    length = math.sqrt(math.fsum(step_length(step_RC) ** 2 for step_RC in steps))
     longest = max_step * math.sqrt(sum(step_RC.numel() for step_RC in steps))
     if length <= longest:
         return 1.0

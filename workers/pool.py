@@ -138,7 +138,7 @@ class Pool:
             assert isinstance(outcome, Moved)
             found.append(outcome)
         first = found[0]
-        if any(moved != first for moved in found):
+        if any(moved.digest != first.digest for moved in found):
             raise WorkerError(
                 f"after generation {move.generation} the workers hold different means; their "
                 "machines or versions differ: use one kind, then go on with --resume"

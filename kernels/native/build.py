@@ -21,13 +21,17 @@ from kernels.compiler import COMPILERS, find_compiler
 from kernels.processor import read_processor
 
 FOLDER = Path(__file__).parent
-SOURCES = tuple(FOLDER / f"{name}.cpp" for name in ("population", "lora", "integers"))
+SOURCES = tuple(
+    FOLDER / f"{name}.cpp" for name in ("population", "lora", "integers", "update", "encode")
+)
 HEADERS = (FOLDER / "bf16.h", FOLDER / "directions.h")
 SWITCH = "ES_ALIGN_NATIVE"
-FLAGS = ("-O3", "-march=native", "-std=c++17", "-fopenmp", "-shared", "-fPIC")
+FLAGS = ("-O3", "-march=native", "-std=c++17", "-fopenmp", "-fPIC")
+# These round where torch rounds: no multiplication is fused with an addition.
+OWN_FLAGS = {"update": ("-ffp-contract=off",), "encode": ("-ffp-contract=off",)}
 COMPILE_TIMEOUT_S = 120
 
-_POINTER, _INT = ctypes.c_void_p, ctypes.c_int64
+_POINTER, _INT, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 # Result and arguments of every function; ctypes would pass what it is not told as a C int.
 SIGNATURES: dict[str, tuple[type | None, list[type]]] = {
     "es_add_shared_basis": (None, [_POINTER] * 4 + [_INT] * 3),
@@ -40,6 +44,11 @@ SIGNATURES: dict[str, tuple[type | None, list[type]]] = {
         [_POINTER] * 2 + [_INT] * 7 + [ctypes.c_uint32] * 4 + [ctypes.c_int32],
     ),
     "es_argmax": (None, [_POINTER] * 2 + [_INT] * 3),
+    "es_descend": (
+        ctypes.c_double,
+        [_POINTER] * 5 + [_INT] * 4 + [ctypes.c_double, ctypes.c_int32] + [_FLOAT] * 4,
+    ),
+    "es_encode": (None, [_POINTER] * 3 + [_INT] * 4),
 }
 
 logger = logging.getLogger(__name__)
@@ -86,7 +95,8 @@ def _compiled(compiler: str) -> Path:
     texts = [source.read_text() for source in (*SOURCES, *HEADERS)]
     processor = read_processor()
     machine = [processor.name, *sorted(processor.flags)]
-    identity = [*texts, compiler, version, " ".join(FLAGS), *machine, torch.__version__]
+    flags = [" ".join(_command(compiler, source)) for source in SOURCES]
+    identity = [*texts, version, *flags, *machine, torch.__version__]
     name = hashlib.sha256("\0".join(identity).encode()).hexdigest()[:16]
     target = cache_root() / "native" / f"population-{name}.so"
     if target.is_file():
@@ -94,12 +104,17 @@ def _compiled(compiler: str) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         built = Path(folder) / target.name
-        subprocess.run(
-            [compiler, *FLAGS, *map(str, SOURCES), "-o", str(built)],
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=COMPILE_TIMEOUT_S,
-        )
+        objects = [Path(folder) / f"{source.stem}.o" for source in SOURCES]
+        for source, made in zip(SOURCES, objects, strict=True):
+            _run([*_command(compiler, source), "-c", str(source), "-o", str(made)])
+        _run([compiler, *FLAGS, "-shared", *map(str, objects), "-o", str(built)])
         built.rename(target)
     return target
+
+
+def _command(compiler: str, source: Path) -> list[str]:
+    return [compiler, *FLAGS, *OWN_FLAGS.get(source.stem, ())]
+
+
+def _run(command: list[str]) -> None:
+    subprocess.run(command, capture_output=True, text=True, check=True, timeout=COMPILE_TIMEOUT_S)
