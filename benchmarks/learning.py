@@ -48,11 +48,10 @@ def overrides_of(cell: str) -> list[str]:
     return [*CELLS[cell], *reset]
 
 
-def run(cell: str, seed: int) -> dict:
+def run(cell: str, seed: int, more: Sequence[str]) -> dict:
     """One run; raises CalledProcessError if it fails."""
-    settings = [
-        part for override in [f"seed={seed}", *overrides_of(cell)] for part in ("--set", override)
-    ]
+    overrides = [*overrides_of(cell), *more]
+    settings = [part for one in [f"seed={seed}", *overrides] for part in ("--set", one)]
     with tempfile.TemporaryDirectory(prefix="es-align-learning-") as folder:
         command = [sys.executable, "-m", "es_align", "train", str(CONFIG), *settings]
         done = subprocess.run(
@@ -71,7 +70,7 @@ def run(cell: str, seed: int) -> dict:
     return {
         "cell": cell,
         "seed": seed,
-        "overrides": overrides_of(cell),
+        "overrides": overrides,
         "date": str(datetime.date.today()),
         "hardware": str(find_hardware()),
         "replay_matches": json.loads(replayed.stdout.splitlines()[-1])["matches"],
@@ -107,6 +106,7 @@ def main() -> None:
     )
     parser.add_argument("--cells", nargs="*", default=list(CELLS), choices=list(CELLS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--set", nargs="*", default=[], help="for every run, for example its cores")
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()
     lines = options.results.read_text().splitlines() if options.results.is_file() else []
@@ -116,7 +116,7 @@ def main() -> None:
         for cell in options.cells:
             if (cell, seed) in done:
                 continue
-            rows.append(run(cell, seed))
+            rows.append(run(cell, seed, options.set))
             with options.results.open("a") as file:
                 file.write(json.dumps(rows[-1]) + "\n")
     print_table(rows)

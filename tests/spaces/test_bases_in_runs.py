@@ -17,7 +17,7 @@ from transformers import (
 from es_align import evaluate, export, load_config, replay, train
 from es_align.config import Config, StrategyConfig
 from es_align.errors import ConfigError
-from es_align.exporting import export_adapter, peft_logits
+from es_align.exporting import export_run, peft_logits
 from es_align.layouts import copy_tokenizer
 from es_align.models import resolve_model
 from es_align.preflight import validate
@@ -64,20 +64,14 @@ def repairing(tiny_config: Config, kind: str = "singular_values") -> Config:
     return tiny_config.model_copy(update=update)
 
 
-@pytest.mark.parametrize(
-    "kind",
-    [
-        "singular_values",
-        "core",
-    ],
-)
+@pytest.mark.parametrize("kind", ["singular_values", "core"])
 def test_a_repair_exports_for_the_quantised_checkpoint(
     kind: str, tiny_config: Config, tmp_path: Path
 ) -> None:
     config, model = repairing(tiny_config, kind), resolve_model("tiny", "int4")
     folder = RunFolder(tmp_path / "run")
     begin_run(folder, config, model).close()
-    result = export_adapter(folder, config, model, 0, tmp_path / "adapter")
+    result = export_run(folder, config, model, 0, tmp_path / "adapter")
     assert result.base == str(model.engine) != model.name
     assert result.max_difference < 1e-4 * result.logit_scale
     assert result.max_change > 100 * result.max_difference  # the repair, before any generation
@@ -94,7 +88,7 @@ def test_peft_puts_the_repair_on_the_checkpoint_that_the_adapter_names(
     config, model = repairing(tiny_config), resolve_model("tiny", "int4")
     folder = RunFolder(tmp_path / "run")
     begin_run(folder, config, model).close()
-    export_adapter(folder, config, model, 0, tmp_path / "adapter")
+    export_run(folder, config, model, 0, tmp_path / "adapter")
     base = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
     path = base["base_model_name_or_path"]
     ids = Renderer(model.reference).render([{"role": "user", "content": "abc"}])
@@ -111,7 +105,7 @@ def test_peft_puts_the_repair_on_the_checkpoint_that_the_adapter_names(
 def test_other_bases_export_for_the_model_as_named(tiny_config: Config, tmp_path: Path) -> None:
     model, folder = resolve_model("tiny", "fp32"), RunFolder(tmp_path / "run")
     begin_run(folder, tiny_config, model).close()
-    result = export_adapter(folder, tiny_config, model, 0, tmp_path / "adapter")
+    result = export_run(folder, tiny_config, model, 0, tmp_path / "adapter")
     assert result.base == "tiny"
     told = (tmp_path / "adapter" / "README.md").read_text()
     assert "Base: tiny" in told and "repair" not in told
