@@ -1,6 +1,8 @@
 """Adapters in and out: ESSA's space starts as exactly the adapter, and what is wrong is named."""
 
 import json
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -91,14 +93,17 @@ def test_offsets_move_the_leading_values_of_both_factors(model_path: Path, adapt
 
 
 @pytest.mark.slow
-def test_essa_by_cma_es_runs_and_replays(adapter: Path, tmp_path: Path) -> None:
+def test_essa_by_cma_es_runs_and_replays(
+    adapter: Path, tmp_path: Path, workers_here: Callable[[], AbstractContextManager[None]]
+) -> None:
     overrides = [
         "generations=3",
         "strategy.kind=cma_es",
         "space.basis=adapter",
         f"space.adapter={adapter}",
     ]
-    result = train(load_config(TINY, overrides), run_dir=tmp_path / "run")
+    with workers_here():
+        result = train(load_config(TINY, overrides), run_dir=tmp_path / "run")
     assert result.generations == 3
     assert replay(tmp_path / "run").matches and replay(tmp_path / "run", generation=2).matches
 

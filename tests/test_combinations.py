@@ -4,22 +4,15 @@ The workers are one evaluator in this process, so that a combination takes secon
 tested in test_run.py and test_seeded_runs.py.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
-from types import TracebackType
 
 import pytest
 
-from es_align import load_config, replay, train, training
+from es_align import load_config, replay, train
 from es_align.config import Config
 from es_align.ledger import Ledger, LedgerRecord
-from es_align.models import ModelPaths
-from es_align.pooling import make_pool
-from workers.evaluator import Evaluator
-from workers.layers import PerturbedLayer
-from workers.means import MeanSettings
-from workers.members import Members
-from workers.protocol import Chunk, ChunkResult, Move, Moved, Prompt, WorkerInfo
 
 TINY = Path(__file__).parent.parent / "configs" / "tiny.yaml"
 GENERATIONS = 4
@@ -38,49 +31,10 @@ COMBINATIONS = (
 )
 
 
-class LocalPool:
-    """`workers.pool.Pool` without Ray: one worker, here."""
-
-    def __init__(
-        self,
-        config: Config,
-        model: ModelPaths,
-        reward_name: str,
-        layers: Sequence[PerturbedLayer],
-        prompts: Sequence[Prompt],
-        means: MeanSettings | None = None,
-    ) -> None:
-        spec = make_pool(config, model, reward_name, layers, prompts, means).spec
-        self.evaluator = Evaluator(spec, layers, prompts)
-
-    def __enter__(self) -> "LocalPool":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        pass
-
-    def start(self, moves: Sequence[Move] = ()) -> list[WorkerInfo]:
-        self.evaluator.catch_up(moves)
-        means = self.evaluator.means
-        moved = None if means is None else means.moved
-        return [WorkerInfo(0, 0, "torch", 0.0, 0, self.evaluator.engine.num_hooked_layers, moved)]
-
-    def evaluate(self, chunks: Sequence[Chunk]) -> list[ChunkResult]:
-        return [self.evaluator.evaluate(chunk) for chunk in chunks]
-
-    def move(self, move: Move) -> Moved:
-        return self.evaluator.move(move)
-
-    def canary(self, members: Members, prompt_id: str) -> list[str]:
-        return self.evaluator.canary(members, prompt_id)
-
-    def peak_rss_bytes(self) -> int:
-        return 0
+@pytest.fixture(autouse=True)
+def everything_here(workers_here: Callable[[], AbstractContextManager[None]]) -> Iterator[None]:
+    with workers_here():
+        yield
 
 
 def config_of(combination: str, **overrides: object) -> Config:
@@ -97,10 +51,7 @@ def records(folder: Path) -> tuple[LedgerRecord, ...]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("combination", COMBINATIONS)
-def test_a_run_moves_resumes_replays_and_exports(
-    combination: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(training, "make_pool", LocalPool)
+def test_a_run_moves_resumes_replays_and_exports(combination: str, tmp_path: Path) -> None:
     straight, resumed = tmp_path / "straight", tmp_path / "resumed"
     result = train(config_of(combination, generations=GENERATIONS), run_dir=straight)
     assert result.generations == GENERATIONS and result.failed == 0
@@ -116,10 +67,9 @@ def test_a_run_moves_resumes_replays_and_exports(
 
 
 def test_both_masters_hold_the_same_numbers(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
     """fp32, and bf16 with its residual: every digest is the same."""
-    monkeypatch.setattr(training, "make_pool", LocalPool)
     digests = []
     for master in ("fp32", "bf16"):
         config = config_of(f"kind=weights master={master}", generations=2)

@@ -1,14 +1,14 @@
 """Whole runs of the tiny model with several samples a prompt, and with members that lose scores."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 import pytest
 
-from es_align import load_config, pooling, replay, train
+from es_align import load_config, replay, train
 from es_align.errors import WorkerError
 from es_align.ledger import Ledger
 from es_align.records import LedgerRecord
@@ -16,10 +16,9 @@ from es_align.results import TrainResult
 from rewards.base import Columns, Score
 from rewards.registry import get_reward
 from workers.evaluator import Evaluator
-from workers.members import Members
-from workers.pool import Pool
-from workers.protocol import Chunk, ChunkResult, Move, WorkerInfo
+from workers.protocol import Chunk, ChunkResult
 
+Here = Callable[[], AbstractContextManager[None]]
 TINY = Path(__file__).parent.parent / "configs" / "tiny.yaml"
 GENERATIONS, MEMBERS, PROMPTS, SAMPLES = 4, 8, 4, 3
 PASS_AT_2 = [
@@ -42,9 +41,12 @@ def generation_rows(folder: Path) -> list[dict]:
 
 
 @pytest.fixture(scope="module")
-def straight(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TrainResult]:
+def straight(
+    tmp_path_factory: pytest.TempPathFactory, workers_here: Here
+) -> tuple[Path, TrainResult]:
     folder = tmp_path_factory.mktemp("straight") / "run"
-    return folder, train(load_config(TINY, PASS_AT_2), run_dir=folder)
+    with workers_here():
+        return folder, train(load_config(TINY, PASS_AT_2), run_dir=folder)
 
 
 @pytest.mark.slow
@@ -79,38 +81,26 @@ def test_ties_are_broken_in_the_ledger_and_it_replays(straight: tuple[Path, Trai
 
 @pytest.mark.slow
 def test_a_resumed_run_is_the_same_bit_for_bit(
-    straight: tuple[Path, TrainResult], tmp_path: Path
+    straight: tuple[Path, TrainResult], tmp_path: Path, workers_here: Here
 ) -> None:
     """On two workers, too."""
-    train(load_config(TINY, [*PASS_AT_2, "generations=2"]), run_dir=tmp_path / "run")
+    with workers_here():
+        train(load_config(TINY, [*PASS_AT_2, "generations=2"]), run_dir=tmp_path / "run")
     two_workers = load_config(TINY, [*PASS_AT_2, "workers.count=2"])
     train(two_workers, run_dir=tmp_path / "run", resume=True)
     assert records(tmp_path / "run") == records(straight[0])
 
 
-class FaultyPool(Pool):
-    """One worker, in this process, whose reward fails for some members of some generations."""
+def lose(faults: dict[int, tuple[int, ...]], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rewards that fail in some generations for the chunks with these first members."""
+    evaluate = Evaluator.evaluate
 
-    faults: ClassVar[dict[int, tuple[int, ...]]] = {}  # generation to first members of chunks
+    def evaluate_faulty(evaluator: Evaluator, chunk: Chunk) -> ChunkResult:
+        is_faulty = chunk.members[0] in faults.get(chunk.generation, ())
+        evaluator.reward = not_a_number if is_faulty else get_reward("letters")
+        return evaluate(evaluator, chunk)
 
-    def start(self, moves: Sequence[Move] = ()) -> list[WorkerInfo]:
-        assert not moves
-        self.evaluator = Evaluator(self.spec, *self._payload)
-        return []
-
-    def evaluate(self, chunks: Sequence[Chunk]) -> list[ChunkResult]:
-        return [self.evaluate_one(chunk) for chunk in chunks]
-
-    def evaluate_one(self, chunk: Chunk) -> ChunkResult:
-        is_faulty = chunk.members[0] in self.faults.get(chunk.generation, ())
-        self.evaluator.reward = not_a_number if is_faulty else get_reward("letters")
-        return self.evaluator.evaluate(chunk)
-
-    def canary(self, members: Members, prompt_id: str) -> list[str]:
-        return self.evaluator.canary(members, prompt_id)
-
-    def peak_rss_bytes(self) -> int:
-        return 0
+    monkeypatch.setattr(Evaluator, "evaluate", evaluate_faulty)
 
 
 def not_a_number(completion: str, columns: Columns) -> Score:
@@ -120,14 +110,17 @@ def not_a_number(completion: str, columns: Columns) -> Score:
 
 @pytest.mark.slow
 def test_members_without_a_score_are_excluded_and_too_few_others_stop_the_run(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, workers_here: Here
 ) -> None:
     """Four chunks of a pair: one pair is lost in the second generation, three in the third."""
     config = load_config(TINY, ["generations=4", "workers.members_per_chunk=2"])
-    monkeypatch.setattr(pooling, "Pool", FaultyPool)
-    monkeypatch.setattr(FaultyPool, "faults", {1: (2,), 2: (0, 2, 6)})
     folder = tmp_path / "run"
-    with pytest.raises(WorkerError, match=r"generation 2: only 2 of 8 members .* --resume"):
+    with (
+        monkeypatch.context() as patch,
+        workers_here(),
+        pytest.raises(WorkerError, match=r"generation 2: only 2 of 8 members .* --resume"),
+    ):
+        lose({1: (2,), 2: (0, 2, 6)}, patch)
         train(config, run_dir=folder)
     done = records(folder)
     assert [record.num_excluded for record in done] == [0, 2]
@@ -137,8 +130,8 @@ def test_members_without_a_score_are_excluded_and_too_few_others_stop_the_run(
     assert row["reason/error:not_finite"] == 8
     assert replay(folder).matches
 
-    monkeypatch.setattr(FaultyPool, "faults", {})
-    result = train(config, run_dir=folder, resume=True)
+    with workers_here():
+        result = train(config, run_dir=folder, resume=True)
     assert result.generations == 4
     assert records(folder)[:2] == done
     assert replay(folder).matches

@@ -128,6 +128,7 @@ def test_the_command_prints_what_was_made(
     out = tmp_path / "made"
     command = ["es-align", "quantize", "tiny", str(out), "--scheme", "int4"]
     monkeypatch.setattr(sys, "argv", command)
+    monkeypatch.setenv("COLUMNS", "400")  # no line is wrapped, however long the path
     with pytest.raises(SystemExit) as exited:
         main()
     assert exited.value.code == 0

@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +25,7 @@ from es_align.run_folder import RunFolder, check_new
 
 pytestmark = pytest.mark.slow
 
+Here = Callable[[], AbstractContextManager[None]]
 TINY = Path(__file__).parent.parent / "configs" / "tiny.yaml"
 CLI = [sys.executable, "-m", "es_align"]
 KILL_DEADLINE_S = 90
@@ -143,12 +146,13 @@ def test_no_process_survives_a_run(tmp_path: Path) -> None:
 
 
 def test_longer_after_resume_is_the_same_as_longer_at_once(
-    straight: tuple[Path, TrainResult], tmp_path: Path
+    straight: tuple[Path, TrainResult], tmp_path: Path, workers_here: Here
 ) -> None:
     """10 generations equal 5 + resume + 5, bitwise."""
     folder = tmp_path / "run"
-    train(load_config(TINY, ["generations=5"]), run_dir=folder)
-    train(load_config(TINY), run_dir=folder, resume=True)
+    with workers_here():
+        train(load_config(TINY, ["generations=5"]), run_dir=folder)
+        train(load_config(TINY), run_dir=folder, resume=True)
     assert ledger_body(folder) == ledger_body(straight[0])
 
 
@@ -182,13 +186,14 @@ def test_export_is_the_run_s_model(straight: tuple[Path, TrainResult], tmp_path:
         export(folder, tmp_path / "adapter")
 
 
-def test_a_run_learns_its_toy_task(tmp_path: Path) -> None:
+def test_a_run_learns_its_toy_task(tmp_path: Path, workers_here: Here) -> None:
     """Not luck: the last generations are better than the first by far more than their spread."""
     config = load_config(
         TINY, ["generations=40", "population=32", "evaluation.every=0", "samples_per_generation=0"]
     )
     config = apply_overrides(config, ["workers.members_per_chunk=32"])
-    result = train(config, run_dir=tmp_path / "run")
+    with workers_here():
+        result = train(config, run_dir=tmp_path / "run")
     assert result.gain_ci95[0] > 0.05, result
 
 
@@ -200,8 +205,13 @@ def test_the_resolved_configuration_is_kept(straight: tuple[Path, TrainResult]) 
     assert config_of(straight[0]) == load_config(TINY)
 
 
-def test_a_sigma_too_small_to_act_is_found_before_the_first_generation(tmp_path: Path) -> None:
-    with pytest.raises(WorkerError, match=r"strategy\.sigma=1e-30 may vanish in precision=fp32"):
+def test_a_sigma_too_small_to_act_is_found_before_the_first_generation(
+    tmp_path: Path, workers_here: Here
+) -> None:
+    with (
+        workers_here(),
+        pytest.raises(WorkerError, match=r"strategy\.sigma=1e-30 may vanish in precision=fp32"),
+    ):
         train(load_config(TINY, ["strategy.sigma=1e-30"]), run_dir=tmp_path / "run")
     assert Ledger.open(tmp_path / "run" / "ledger.jsonl").next_generation == 0
     check_new(RunFolder(tmp_path / "run"))  # nothing was lost, so the folder may be used again

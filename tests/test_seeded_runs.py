@@ -5,6 +5,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import psutil
@@ -17,6 +18,7 @@ from es_align.ledger import Ledger
 from es_align.records import LedgerRecord
 from es_align.results import TrainResult
 
+Here = Callable[[], AbstractContextManager[None]]
 TINY = Path(__file__).parent.parent / "configs" / "tiny.yaml"
 GENERATIONS = 6
 SPACES = ("core", "lora", "weights")
@@ -34,10 +36,12 @@ def records(folder: Path) -> tuple[LedgerRecord, ...]:
 
 @pytest.fixture(scope="module", params=SPACES)
 def straight(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, workers_here: Here
 ) -> tuple[str, Path, TrainResult]:
+    """A run whose worker lives in this process."""
     folder = tmp_path_factory.mktemp("straight") / "run"
-    return request.param, folder, train(config_of(request.param), run_dir=folder)
+    with workers_here():
+        return request.param, folder, train(config_of(request.param), run_dir=folder)
 
 
 @pytest.mark.slow
@@ -53,27 +57,31 @@ def test_the_ledger_rebuilds_every_generation(straight: tuple[str, Path, TrainRe
 
 @pytest.mark.slow
 def test_export_and_evaluation_are_of_the_run_s_model(
-    straight: tuple[str, Path, TrainResult], tmp_path: Path
+    straight: tuple[str, Path, TrainResult], tmp_path: Path, workers_here: Here
 ) -> None:
     _, folder, result = straight
     exported = export(folder, tmp_path / "adapter", generation=GENERATIONS)
     assert exported.max_difference < 1e-4 < exported.max_change
-    again = evaluate(str(folder), generation=GENERATIONS)
+    with workers_here():
+        again = evaluate(str(folder), generation=GENERATIONS)
     assert (again.reward, again.pass_rate) == (result.final.reward, result.final.pass_rate)
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("cluster")
 def test_a_run_resumed_on_two_workers_is_the_same(
-    straight: tuple[str, Path, TrainResult], tmp_path: Path
+    straight: tuple[str, Path, TrainResult], tmp_path: Path, workers_here: Here
 ) -> None:
     space, folder, _ = straight
-    train(config_of(space, generations=2), run_dir=tmp_path / "run")
+    with workers_here():
+        train(config_of(space, generations=2), run_dir=tmp_path / "run")
     two_workers = config_of(space, **{"workers.count": 2})
     train(two_workers, run_dir=tmp_path / "run", resume=True)
     assert records(tmp_path / "run") == records(folder)
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("cluster")
 def test_a_worker_that_joins_late_holds_the_same_mean(
     straight: tuple[str, Path, TrainResult], tmp_path: Path
 ) -> None:
@@ -82,7 +90,7 @@ def test_a_worker_that_joins_late_holds_the_same_mean(
     run = tmp_path / "run"
     killer = threading.Thread(target=kill_a_worker, args=(run / "metrics.jsonl",))
     killer.start()
-    train(config_of(space, generations=40), run_dir=run)
+    train(config_of(space, generations=20), run_dir=run)
     killer.join()
     assert records(run)[:GENERATIONS] == records(folder)
     assert replay(run).matches

@@ -53,6 +53,27 @@ class _Running:
     started: float
 
 
+def start_cluster(num_cpus: int) -> None:
+    """Start a private Ray cluster on this machine, which ends with this process; pools find it."""
+    _prepare_ray()
+    # Ray's own, 15, yields to whatever else the machine runs: deadlines would lie.
+    os.environ.setdefault("RAY_worker_niceness", "0")
+    # What a killed driver leaves waits so long for its cluster to come back: it never does.
+    os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "15")
+    ray.init(
+        num_cpus=num_cpus,
+        include_dashboard=False,
+        object_store_memory=RAY_OBJECT_STORE_BYTES,
+        log_to_driver=False,
+        configure_logging=False,
+    )
+
+
+def _prepare_ray() -> None:
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+
+
 class Pool:
     """Workers that evaluate chunks; use as a context manager."""
 
@@ -167,22 +188,11 @@ class Pool:
     def _connect(self) -> None:
         if ray.is_initialized():
             return
-        logging.getLogger("ray").setLevel(logging.ERROR)
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        if self.settings.address is not None:
-            ray.init(address=self.settings.address, log_to_driver=False, configure_logging=False)
+        if self.settings.address is None:
+            start_cluster(self.settings.num_workers * self.settings.num_cpus)
         else:
-            # Ray's own, 15, yields to whatever else the machine runs: deadlines would lie.
-            os.environ.setdefault("RAY_worker_niceness", "0")
-            # What a killed driver leaves waits so long for its cluster to come back: it never does.
-            os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "15")
-            ray.init(
-                num_cpus=self.settings.num_workers * self.settings.num_cpus,
-                include_dashboard=False,
-                object_store_memory=RAY_OBJECT_STORE_BYTES,
-                log_to_driver=False,
-                configure_logging=False,
-            )
+            _prepare_ray()
+            ray.init(address=self.settings.address, log_to_driver=False, configure_logging=False)
         self._own_cluster = True
 
     def _check_capacity(self) -> None:

@@ -2,6 +2,8 @@
 
 import importlib.util
 import json
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -50,10 +52,11 @@ def run_and_check(folder: Path, overrides: list[str]) -> TrainResult:
     ("kind", "basis"), [("core", "activations"), ("singular_values", "random")]
 )
 def test_a_run_on_a_basis_replays_resumes_and_exports(
-    kind: str, basis: str, tmp_path: Path
+    kind: str, basis: str, tmp_path: Path, workers_here: Callable[[], AbstractContextManager[None]]
 ) -> None:
     overrides = [f"space.kind={kind}", f"space.basis={basis}", "strategy.sigma=0.2"]
-    run_and_check(tmp_path / "run", overrides)
+    with workers_here():
+        run_and_check(tmp_path / "run", overrides)
 
 
 def repairing(tiny_config: Config, kind: str = "singular_values") -> Config:
@@ -132,6 +135,7 @@ def test_a_checkpoint_quantised_by_others_has_nothing_to_repair(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("cluster")
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed")
 def test_a_repairing_run_on_vllm_replays_resumes_and_exports(tmp_path: Path) -> None:
     """The tiny model with one head width that vLLM's attention has on a CPU, in INT4."""

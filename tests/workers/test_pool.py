@@ -21,7 +21,7 @@ from workers.evaluator import WorkerSpec
 from workers.pool import Pool, PoolSettings
 from workers.protocol import Chunk, ChunkResult, Sampling, WorkerInfo
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("cluster")]
 
 SETTINGS = PoolSettings(
     num_workers=2,
@@ -73,7 +73,7 @@ def rewards(results: list[ChunkResult]) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def wanted() -> np.ndarray:
+def wanted(cluster: None) -> np.ndarray:
     with make_pool(replace(SETTINGS, num_workers=1)) as pool:
         pool.start()
         return rewards(pool.evaluate(make_chunks()))
