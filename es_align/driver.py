@@ -16,15 +16,17 @@ from es_align.evaluation import Evaluation, evaluation_of
 from es_align.fitness import CENTRINGS, break_ties, centre_prompts
 from es_align.progress import GenerationLine, Reporter
 from es_align.rollout import Rollout, run_base_copies, run_one, run_population
+from es_align.schedules import sigma_at
 from es_align.session import Run
 from es_align.strategies import Update
 from es_align.tasks import Task
-from workers.members import some_members
+from workers.members import beside_mean
 from workers.pool import Pool
 from workers.protocol import LOG_LIKELIHOOD
 
 CANARY_MEMBERS = 2
 MAX_NAMES_SHOWN = 3
+MAX_DOUBLINGS = 128
 
 
 def run_generations(
@@ -35,7 +37,7 @@ def run_generations(
     noise_floor = measure_noise_floor(task, pool, config)
     evaluate_if_due(run, task, pool, config)
     driver_s = 0.0
-    for generation in range(run.completed, config.generations):
+    for generation in remaining(run):
         started = time.perf_counter()
         population = run.strategy.ask(generation)
         prompt_ids = tuple(prompt.prompt_id for prompt in task.batch(generation))
@@ -43,9 +45,11 @@ def run_generations(
         rollout = run_population(pool, config, population, prompt_ids)
         answered = time.perf_counter()
         fitness_M = fitness_of(rollout, config.strategy)
-        update = run.strategy.tell(population, fitness_M)
+        metrics = rollout_metrics(rollout, fitness_M, answered - asked, noise_floor)
+        with run.kept_if_refused(generation, rollout, metrics):
+            update = run.strategy.tell(population, fitness_M)
         update = run.moved(update, None if update.move is None else pool.move(update.move))
-        metrics = generation_metrics(rollout, fitness_M, update, answered - asked, noise_floor)
+        metrics |= update_metrics(update)
         run.record_generation(fitness_M, prompt_ids, rollout, update, metrics)
         overhead = (asked - started) + (time.perf_counter() - answered)
         driver_s += overhead
@@ -79,16 +83,41 @@ def fitness_of(rollout: Rollout, strategy: StrategyConfig) -> np.ndarray:
 
 
 def check_hooks(run: Run, task: Task, pool: Pool) -> None:
-    """Raise WorkerError unless both members of a pair change the output of every hooked layer."""
-    population = run.strategy.ask(run.completed)
-    few = some_members(population.members, 0, CANARY_MEMBERS)
-    untouched = pool.canary(few, task.train[0].prompt_id)
-    if untouched:
+    """Raise WorkerError unless both members of a pair differ from the mean in every hooked layer,
+    with the least sigma that the run's schedule still has.
+    """
+    members = run.strategy.ask(run.completed).members
+    config = run.config.strategy
+    sigmas = [sigma_at(config, now, run.config.generations) for now in remaining(run)]
+    least = min(sigmas, default=config.sigma)
+    scale = least / sigmas[0] if sigmas else 1.0
+
+    def untouched(member: int, scale: float) -> list[str]:
+        both = beside_mean(members, member, run.mean_member(), scale)
+        return pool.canary(both, task.train[0].prompt_id)
+
+    for member in range(CANARY_MEMBERS):
+        lost = untouched(member, scale)
+        if not lost:
+            continue
+        factors = (2.0**doublings for doublings in range(1, MAX_DOUBLINGS))
+        acting = (factor for factor in factors if not untouched(member, scale * factor))
+        factor = next(acting, None)
         raise WorkerError(
-            f"{len(untouched)} hooked layers give the base model's output for every member, first "
-            f"{', '.join(untouched[:MAX_NAMES_SHOWN])}; strategy.sigma={run.config.strategy.sigma} "
-            f"may vanish in precision={run.config.precision}: raise it"
+            f"{len(lost)} hooked layers give the mean's own output for a member, first "
+            f"{', '.join(lost[:MAX_NAMES_SHOWN])}: strategy.sigma={least:g} vanishes in "
+            f"precision={run.config.precision}; "
+            + (
+                "and so does any larger one, so a hook is lost: please report it"
+                if factor is None
+                else f"use a sigma of {least * factor:.2g} or more at every generation"
+            )
         )
+
+
+def remaining(run: Run) -> range:
+    """The generations to come."""
+    return range(run.completed, run.config.generations)
 
 
 def measure_noise_floor(task: Task, pool: Pool, config: Config) -> float | None:
@@ -129,14 +158,12 @@ def evaluate_mean(run: Run, task: Task, pool: Pool, config: Config) -> Evaluatio
     return evaluation_of(rollout, run.completed)
 
 
-def generation_metrics(
-    rollout: Rollout,
-    fitness_M: np.ndarray,
-    update: Update,
-    evaluate_s: float,
-    noise_floor: float | None,
+def rollout_metrics(
+    rollout: Rollout, fitness_M: np.ndarray, evaluate_s: float, noise_floor: float | None
 ) -> dict[str, float]:
-    """One row of metrics.jsonl; seconds, counts, and rewards in the reward's own unit."""
+    """Of a row of metrics.jsonl, what the members did; seconds, counts, and rewards in the reward's
+    own unit.
+    """
     reward_M = rollout.reward_mean_M
     per_second = rollout.num_generated_tokens / evaluate_s
     return {
@@ -146,9 +173,6 @@ def generation_metrics(
         "reward/pass_rate": float(rollout.passed_MP.mean()),
         "fitness/std": _spread(fitness_M),
         "noise_floor/std": float("nan") if noise_floor is None else noise_floor,
-        "update/step_norm": update.step_norm,
-        "update/sigma": update.sigma,
-        "update/num_excluded": update.num_excluded,
         "completions": rollout.num_completions,
         "failed": rollout.num_failed,
         "reward/num_missing": int(np.isnan(rollout.rewards_MP).sum()),
@@ -160,6 +184,15 @@ def generation_metrics(
         "time/score_s": rollout.score_s,
         **{f"reason/{reason}": count for reason, count in rollout.reasons.items()},
         **{f"metric/{name}": float(np.nanmean(t)) for name, t in rollout.metrics_MP.items()},
+    }
+
+
+def update_metrics(update: Update) -> dict[str, float]:
+    """Of a row of metrics.jsonl, what the strategy made of it."""
+    return {
+        "update/step_norm": update.step_norm,
+        "update/sigma": update.sigma,
+        "update/num_excluded": update.num_excluded,
     }
 
 

@@ -36,6 +36,8 @@ from workers.rendering import Renderer
 
 # Half a unit in the last place of bf16, relative to the largest logit.
 TOLERANCE = 2.0**-9
+# And far less than what the run changed, so that an export without its adapter is found; of fp32.
+CHANGE_SHARE, ROUNDING = 8, 2.0**-16
 PROBES = (
     "Say something about the sea.",
     "List two facts about bread, in lowercase.",
@@ -127,18 +129,19 @@ def export_run(
 
     scale = float(own.abs().max())
     difference = float((own - reloaded).abs().max())
-    if difference > TOLERANCE * scale:
+    change = float((own - bare).abs().max())
+    limit = min(TOLERANCE * scale, max(change / CHANGE_SHARE, ROUNDING * scale))
+    if not difference <= limit:  # not-a-number is a difference, too
         shutil.rmtree(draft)
         raise ModelError(
             f"generation {generation} as exported and reloaded differs from the run's model by "
-            f"{difference:.3g} in a logit (limit {TOLERANCE * scale:.3g}), so it was not saved; "
+            f"{difference:.3g} in a logit (limit {limit:.3g}), so it was not saved; "
             "please report this with the versions in the run's ledger"
         )
     if is_replaced:
         shutil.rmtree(out, ignore_errors=True)
     out.parent.mkdir(parents=True, exist_ok=True)
     draft.rename(out)
-    change = float((own - bare).abs().max())
     return ExportResult(
         path=str(out),
         base=base.name,

@@ -16,7 +16,7 @@ Left out: warm-up, which a strategy without a gradient's early surge does not ne
 import math
 from collections.abc import Callable
 
-from es_align.config import Schedule
+from es_align.config import Schedule, StrategyConfig
 
 # The last bit of cos and pow differs between C libraries; nine digits are the same with all of
 # them, so a ledger replays on any machine.
@@ -35,6 +35,20 @@ def schedule_factor(schedule: Schedule, final: float, generation: int, generatio
         return 1.0 if schedule == "constant" else final
     factor = SCHEDULES[schedule](final, generation / (generations - 1))
     return float(f"{factor:.{SIGNIFICANT_DIGITS}g}")
+
+
+def sigma_at(config: StrategyConfig, generation: int, generations: int) -> float:
+    """Sigma of the schedule in a generation of a run of so many."""
+    return config.sigma * schedule_factor(
+        config.sigma_schedule, config.sigma_final, generation, generations
+    )
+
+
+def learning_rate_at(config: StrategyConfig, generation: int, generations: int) -> float:
+    """The schedule's learning rate in a generation of a run of so many."""
+    return config.learning_rate * schedule_factor(
+        config.learning_rate_schedule, config.learning_rate_final, generation, generations
+    )
 
 
 def _constant(final: float, progress: float) -> float:

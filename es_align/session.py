@@ -3,7 +3,8 @@
 import importlib.metadata
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy as np
 from es_align import checkpoint
 from es_align.config import Config
 from es_align.config_loading import config_digest
-from es_align.errors import LedgerError
+from es_align.errors import EsAlignError, LedgerError
 from es_align.evaluation import Evaluation, best_of
 from es_align.ledger import Ledger, LedgerHeader, LedgerRecord, digest, optional_floats
 from es_align.models import ModelPaths
@@ -102,9 +103,7 @@ class Run:
         then the ledger record that makes it count.
         """
         done = update.generation + 1
-        row = {"generation": done, "wall_s": self.wall_s, **metrics}
-        self.folder.append_rows(self.folder.metrics, [_finite(row)])
-        self.folder.append_samples(done, rollout.samples)
+        self._append_rows(done, rollout, metrics)
         self.ledger.append(
             LedgerRecord(
                 generation=update.generation,
@@ -120,6 +119,22 @@ class Run:
         )
         if done % self.config.checkpoint_every == 0:
             self.save_checkpoint()
+
+    @contextmanager
+    def kept_if_refused(
+        self, generation: int, rollout: Rollout, metrics: Mapping[str, float]
+    ) -> Iterator[None]:
+        """Write the rows for people of a generation from which the strategy cannot go on."""
+        try:
+            yield
+        except EsAlignError:
+            self._append_rows(generation + 1, rollout, metrics)
+            raise
+
+    def _append_rows(self, done: int, rollout: Rollout, metrics: Mapping[str, float]) -> None:
+        row = {"generation": done, "wall_s": self.wall_s, **metrics}
+        self.folder.append_rows(self.folder.metrics, [_finite(row)])
+        self.folder.append_samples(done, rollout.samples)
 
     def save_checkpoint(self) -> bool:
         """Write the strategy's state at the last completed generation; False, and nothing, for a

@@ -159,12 +159,12 @@ def _descend_natively_(
         left_PKR,
         right_PKC,
         weights.integer_P,
-        unit=grid_unit(weights, rank, stream.kind),
+        grid=grid_unit(weights, rank, stream.kind),
         is_first=is_first,
         decay=descent.momentum,
         learning_rate=learning_rate,
         scale=scale,
-        size=unit,
+        unit=unit,
     )
 
 

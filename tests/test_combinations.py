@@ -26,7 +26,7 @@ COMBINATIONS = (
     "kind=core basis=activations noise_rank=2",
     "kind=lora strategy.optimizer=adam strategy.max_step=0.1",
     "kind=lora lora_factors=b strategy.noise=rademacher",
-    "kind=weights strategy.optimizer=sgd",
+    "kind=weights strategy.optimizer=sgd strategy.max_step=0.1",
     "kind=weights master=bf16 strategy.noise_reuse=2",
 )
 

@@ -125,13 +125,15 @@ def test_members_without_a_score_are_excluded_and_too_few_others_stop_the_run(
     done = records(folder)
     assert [record.num_excluded for record in done] == [0, 2]
     assert [value is None for value in done[1].fitness] == [m in (2, 3) for m in range(8)]
-    row = generation_rows(folder)[1]
-    assert (row["failed"], row["reward/num_missing"], row["completions"]) == (8, 8, 32)
-    assert row["reason/error:not_finite"] == 8
+    # The generation that stopped the run left its reasons, too, as the message says.
+    for row, lost in zip(generation_rows(folder)[1:], (8, 24), strict=True):
+        assert (row["failed"], row["reward/num_missing"], row["completions"]) == (lost, lost, 32)
+        assert row["reason/error:not_finite"] == lost
     assert replay(folder).matches
 
     with workers_here():
         result = train(config, run_dir=folder, resume=True)
     assert result.generations == 4
+    assert [row["generation"] for row in generation_rows(folder)] == [1, 2, 3, 4]
     assert records(folder)[:2] == done
     assert replay(folder).matches

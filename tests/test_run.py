@@ -214,7 +214,10 @@ def test_a_sigma_too_small_to_act_is_found_before_the_first_generation(
 ) -> None:
     with (
         workers_here(),
-        pytest.raises(WorkerError, match=r"strategy\.sigma=1e-30 may vanish in precision=fp32"),
+        pytest.raises(
+            WorkerError,
+            match=r"sigma=1e-30 vanishes in precision=fp32; use a sigma of \S+e-\d+ or more",
+        ),
     ):
         train(load_config(TINY, ["strategy.sigma=1e-30"]), run_dir=tmp_path / "run")
     assert Ledger.open(tmp_path / "run" / "ledger.jsonl").next_generation == 0

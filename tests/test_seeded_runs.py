@@ -2,9 +2,9 @@
 
 import os
 import signal
-import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -88,21 +88,22 @@ def test_a_worker_that_joins_late_holds_the_same_mean(
     """A worker killed in the middle is replaced by one that makes all moves anew."""
     space, folder, _ = straight
     run = tmp_path / "run"
-    killer = threading.Thread(target=kill_a_worker, args=(run / "metrics.jsonl",))
-    killer.start()
-    train(config_of(space, generations=20), run_dir=run)
-    killer.join()
+    with ThreadPoolExecutor(1) as thread:
+        killed = thread.submit(kill_a_worker, run / "metrics.jsonl")
+        result = train(config_of(space, generations=20), run_dir=run)
+        assert killed.result() > 0
+    assert result.generations == 20
     assert records(run)[:GENERATIONS] == records(folder)
     assert replay(run).matches
 
 
-def kill_a_worker(metrics: Path) -> None:
-    """After the second generation."""
+def kill_a_worker(metrics: Path) -> int:
+    """After the second generation; its process's number."""
     wait_until(lambda: metrics.is_file() and metrics.read_text().count('"reward/mean"') >= 2)
     for process in psutil.Process().children(recursive=True):
         if "ray::Worker" in " ".join(process.cmdline()):
             os.kill(process.pid, signal.SIGKILL)
-            return
+            return process.pid
     raise AssertionError("no worker to kill")
 
 

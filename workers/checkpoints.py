@@ -57,13 +57,18 @@ class Checkpoint:
         if scale is None:
             return StoredForm(16, 0, self._dtype(f"{name}.weight"))
         bits = 4 if f"{name}.weight_packed" in self._headers else 8
-        if f"{name}.weight_zero_point" in self._headers:
-            raise ModelError(
-                f"layer {name} of {self.path} is quantised with zero points, which a mean of whole "
-                "weights cannot be written to; name the full-precision original as model"
-            )
-        num_groups = scale.shape[1] if len(scale.shape) == 2 else 1
-        return StoredForm(bits, num_groups, self._dtype(f"{name}.weight_scale"))
+        obstacles = {
+            "with zero points": f"{name}.weight_zero_point" in self._headers,
+            "with a fixed scale for its inputs": f"{name}.input_scale" in self._headers,
+            "with one scale for the whole weight": len(scale.shape) != 2,
+        }
+        for what, is_there in obstacles.items():
+            if is_there:
+                raise ModelError(
+                    f"layer {name} of {self.path} is quantised {what}, which a mean of whole "
+                    "weights cannot be written to; name the full-precision original as model"
+                )
+        return StoredForm(bits, scale.shape[1], self._dtype(f"{name}.weight_scale"))
 
     def _header(self, key: str) -> _Header:
         if key not in self._headers:
@@ -71,7 +76,13 @@ class Checkpoint:
         return self._headers[key]
 
     def _dtype(self, key: str) -> torch.dtype:
-        return DTYPES[self._header(key).dtype]
+        dtype = self._header(key).dtype
+        if dtype not in DTYPES:
+            raise ModelError(
+                f"{key} of {self.path} is stored as {dtype}, which a mean of whole weights cannot "
+                f"be written to; convert it to one of {', '.join(DTYPES)}"
+            )
+        return DTYPES[dtype]
 
 
 class StoredForm(NamedTuple):

@@ -128,12 +128,11 @@ class Evaluator:
         )
 
     def canary(self, members: Members, prompt_id: str) -> list[str]:
-        """Names of hooked modules that these members leave unchanged: a sigma too small to act,
-        or a lost hook.
+        """Names of hooked modules where the first of two members is the same as the second, the
+        mean: a sigma too small to act, or a lost hook.
         """
         self._install(members)
-        requests = [Request(self.tokens[prompt_id], slot, 0) for slot in range(len(members))]
-        return self.engine.canary(requests)
+        return self.engine.canary([Request(self.tokens[prompt_id], 0, 0)], reference=1)
 
     def catch_up(self, moves: Sequence[Move]) -> None:
         """Make the run's moves so far; with none the engine holds the mean's own start."""
@@ -145,9 +144,9 @@ class Evaluator:
     def move(self, move: Move) -> Moved:
         """Take a step with the mean that this worker holds."""
         assert self.means is not None
-        moved = self.means.move(move)
+        self.means.move(move)
         self._write_means(self.means)
-        return moved
+        return self.means.moved
 
     def _write_means(self, means: Means) -> None:
         """Whole weights go into the engine; smaller means go with the members."""

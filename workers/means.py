@@ -26,10 +26,12 @@ from kernels.descent import (
     Descent,
     Gradient,
     OptimizerKind,
+    Value,
     add_step_,
     descend_by_gradient_,
     step_length,
 )
+from kernels.errors import WorkerError
 from kernels.master import Master, MasterKind, tensor_digest
 from kernels.matrix_noise import NoiseKind, NoiseStream
 from kernels.update import NoisyMatrix
@@ -51,10 +53,8 @@ class MeanSettings:
     master: MasterKind = "fp32"  # of whole weights; both kinds hold the same numbers
 
 
-class _Value(Protocol):
+class _Value(Value, Protocol):
     """Where a matrix of the mean is kept."""
-
-    def add_(self, delta_RC: torch.Tensor) -> object: ...
 
     @property
     def digest(self) -> str: ...
@@ -103,7 +103,7 @@ class Means:
         self._masters: dict[str, Master] = {}
         for layer in layers:
             self._add(layer, weight_of)
-        self.moved = Moved(self.digest, 0.0)
+        self._step_norm = 0.0
 
     @property
     def has_weights(self) -> bool:
@@ -111,12 +111,12 @@ class Means:
         return bool(self._masters)
 
     @property
-    def dimension(self) -> int:
-        """Numbers of the mean."""
-        return sum(matrix.noise.rows * matrix.noise.columns for matrix in self._matrices)
+    def moved(self) -> Moved:
+        """What there is after the last move."""
+        return Moved(self.digest, self._step_norm)
 
-    def move(self, move: Move) -> Moved:
-        """Take one step."""
+    def move(self, move: Move) -> None:
+        """Take one step; raises WorkerError if it has no finite length."""
         stream = NoiseStream(self.settings.seed, move.noise_generation, self.settings.noise)
         if move.max_step is None:
             squares = [
@@ -128,20 +128,29 @@ class Means:
                     scale=move.sigma,
                     unit=matrix.unit,
                 )
-                for matrix in self._matrices
+                for matrix in self._moving
             ]
         else:
             steps = [
                 matrix.descent.step(matrix.gradient(stream, move).full(), move.learning_rate)
-                for matrix in self._matrices
+                for matrix in self._moving
             ]
             scale = move.sigma * _shortening(steps, move.max_step)
             squares = [
                 add_step_(matrix.value, step_RC, scale, matrix.unit)
-                for matrix, step_RC in zip(self._matrices, steps, strict=True)
+                for matrix, step_RC in zip(self._moving, steps, strict=True)
             ]
-        self.moved = Moved(self.digest, sum(squares) ** 0.5)
-        return self.moved
+        self._step_norm = sum(squares) ** 0.5
+        if not math.isfinite(self._step_norm):
+            raise WorkerError(
+                f"generation {move.generation}: the step of the mean is {self._step_norm}, with "
+                f"sigma={move.sigma:g} and learning_rate={move.learning_rate:g}; lower one of them"
+            )
+
+    @property
+    def _moving(self) -> list["_Matrix"]:
+        """Without the LoRA factors that have no noise."""
+        return [matrix for matrix in self._matrices if matrix.unit]
 
     def weights(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Layer name and weight (out, in), fp32, of every layer whose whole weight is the mean."""

@@ -41,6 +41,22 @@ def some_members(members: Members, start: int, stop: int) -> Members:
     return replace(members, pairs=members.pairs[start:stop], signs=members.signs[start:stop])
 
 
+def beside_mean(members: Members, member: int, mean: Members, scale: float = 1.0) -> Members:
+    """One member, its distance from the mean times `scale`, and after it the mean, one member of
+    the same space.
+    """
+    if isinstance(members, np.ndarray):
+        assert isinstance(mean, np.ndarray)
+        both_MD = np.stack([mean[0] + scale * (members[member] - mean[0]), mean[0]])
+        return both_MD.astype(np.float32)
+    return replace(
+        members,
+        pairs=(members.pairs[member],) * 2,
+        signs=(members.signs[member], 0),
+        sigma=scale * members.sigma,
+    )
+
+
 def identities(members: Members) -> list[str]:
     """A digest a member, equal only for equal perturbations: salts the prefix cache."""
     if isinstance(members, np.ndarray):

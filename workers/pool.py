@@ -89,6 +89,8 @@ class Pool:
         self.num_retries = 0
         self._payload = (list(factors), list(prompts))
         self._moves: list[Move] = []
+        self._moved: Moved | None = None  # what every worker's mean is, once one has said so
+        self._failed_moves: dict[int, int] = {}  # in a row
         self._actors: list[ActorHandle] = []
         self._own_cluster = False
 
@@ -116,7 +118,9 @@ class Pool:
         self._refs = (ray.put(self.spec), ray.put(factors), ray.put(prompts))
         self._actors = [self._start_actor(index) for index in range(self.settings.num_workers)]
         loading = [self._load(index) for index in range(self.settings.num_workers)]
-        return self._get(loading, self.settings.load_deadline_s, "loading the model")
+        infos = self._get(loading, self._load_deadline_s, self._loading)
+        self._moved = infos[0].moved
+        return infos
 
     def evaluate(self, chunks: Sequence[Chunk]) -> list[ChunkResult]:
         """Evaluate all chunks; results come back in the order of `chunks`."""
@@ -152,19 +156,17 @@ class Pool:
         self._moves.append(move)
         refs = [actor.move.remote(move) for actor in self._actors]
         outcomes = [self._fetch(ref, self.settings.chunk_deadline_s) for ref in refs]
-        found: list[Moved] = []
+        self._moved = next((moved for moved in outcomes if isinstance(moved, Moved)), None)
         for worker, outcome in enumerate(outcomes):
             if isinstance(outcome, Exception):
-                outcome = self._restart(worker, outcome).moved
+                self._count_failed_move(worker, move, outcome)
+                self._restart(worker, outcome)
+                continue
+            self._failed_moves.pop(worker, None)
             assert isinstance(outcome, Moved)
-            found.append(outcome)
-        first = found[0]
-        if any(moved.digest != first.digest for moved in found):
-            raise WorkerError(
-                f"after generation {move.generation} the workers hold different means; their "
-                "machines or versions differ: use one kind, then go on with --resume"
-            )
-        return first
+            self._check_mean(worker, outcome)
+        assert self._moved is not None
+        return self._moved
 
     def canary(self, members: Members, prompt_id: str) -> list[str]:
         """Modules of any worker that the members leave unchanged (see `Evaluator.canary`)."""
@@ -226,8 +228,9 @@ class Pool:
             return ray.get(list(refs), timeout=deadline_s)
         except GetTimeoutError as error:
             raise WorkerError(
-                f"{what} took longer than {deadline_s:g} s; raise the deadline in workers, or look "
-                "at the worker's log under /tmp/ray/session_latest/logs"
+                f"{what} took longer than {deadline_s:g} s; raise workers.load_deadline_s or "
+                "workers.chunk_deadline_s, or look at the worker's log under "
+                "/tmp/ray/session_latest/logs"
             ) from error
         except RayError as error:
             raise _as_user_error(error, what) from error
@@ -269,22 +272,62 @@ class Pool:
             ) from problem
         self._restart(done.worker, problem)
 
-    def _restart(self, worker: int, problem: Exception) -> WorkerInfo:
-        """Kill a worker and start it again; raises the problem if a retry would not help."""
+    def _restart(self, worker: int, problem: Exception) -> None:
+        """Kill a worker and start it again; raises the problem if a retry would not help, and
+        WorkerError if the mean that it then holds is another than that of the others.
+        """
         if isinstance(problem, RayTaskError) and isinstance(problem.cause, EsAlignError):
             raise problem.cause
         self.num_retries += 1
         ray.kill(self._actors[worker])
         self._actors[worker] = self._start_actor(worker)
-        what = f"worker {worker} loading the model again"
-        return self._get([self._load(worker)], self.settings.load_deadline_s, what)[0]
+        what = f"worker {worker}, started again after {_told(problem)}, {self._loading}"
+        [info] = self._get([self._load(worker)], self._load_deadline_s, what)
+        if info.moved is not None:
+            self._moved = self._moved or info.moved
+            self._check_mean(worker, info.moved)
+
+    @property
+    def _loading(self) -> str:
+        moves = f" and making {len(self._moves)} moves" if self._moves else ""
+        return f"loading the model{moves}"
+
+    @property
+    def _load_deadline_s(self) -> float:
+        """A move that is made anew may take as long as it could the first time."""
+        return self.settings.load_deadline_s + len(self._moves) * self.settings.chunk_deadline_s
+
+    def _count_failed_move(self, worker: int, move: Move, problem: Exception) -> None:
+        """Raise WorkerError if this worker fails in one generation after the other."""
+        failures = self._failed_moves[worker] = self._failed_moves.get(worker, 0) + 1
+        if failures <= self.settings.max_retries:
+            return
+        raise _as_user_error(
+            problem,
+            f"worker {worker}, moving its mean after generation {move.generation}, failed in "
+            f"{failures} generations in a row (workers.max_retries={self.settings.max_retries}, "
+            f"workers.chunk_deadline_s={self.settings.chunk_deadline_s:g})",
+        ) from problem
+
+    def _check_mean(self, worker: int, moved: Moved) -> None:
+        assert self._moved is not None
+        if moved.digest != self._moved.digest:
+            raise WorkerError(
+                f"after {len(self._moves)} moves worker {worker} holds a mean with digest "
+                f"{moved.digest[:12]}, others one with {self._moved.digest[:12]}; their machines "
+                "or versions differ: use one kind, then go on with --resume"
+            )
 
 
 def _as_user_error(problem: Exception, what: str) -> EsAlignError:
     if isinstance(problem, RayTaskError) and isinstance(problem.cause, EsAlignError):
         return problem.cause
-    lines = str(problem).strip().splitlines()
     return WorkerError(
-        f"{what}: {type(problem).__name__}: {lines[-1] if lines else 'no message'}; finished "
-        "generations are in the ledger, repair the cause and go on with --resume"
+        f"{what}: {_told(problem)}; finished generations are in the ledger, repair the cause and "
+        "go on with --resume"
     )
+
+
+def _told(problem: Exception) -> str:
+    lines = str(problem).strip().splitlines()
+    return f"{type(problem).__name__}: {lines[-1] if lines else 'no message'}"

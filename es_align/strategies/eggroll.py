@@ -19,7 +19,7 @@ import numpy as np
 
 from es_align.config import StrategyConfig
 from es_align.fitness import SHAPINGS
-from es_align.schedules import schedule_factor
+from es_align.schedules import learning_rate_at, sigma_at
 from es_align.strategies.base import (
     Population,
     StrategyState,
@@ -70,7 +70,7 @@ class Eggroll:
             generation // self._config.noise_reuse,
             tuple(pair for pair in range(num_pairs) for _ in range(2)),
             (1, -1) * num_pairs,
-            self._sigma(generation),
+            sigma_at(self._config, generation, self._generations),
             self._config.noise,
         )
         return Population(generation, members)
@@ -88,8 +88,8 @@ class Eggroll:
             population.generation,
             population.generation // self._config.noise_reuse,
             pair_weights(self._shape(fitness_N2.ravel()), is_whole_N),
-            self._sigma(population.generation),
-            self._learning_rate(population.generation),
+            sigma_at(self._config, population.generation, self._generations),
+            learning_rate_at(self._config, population.generation, self._generations),
             self._config.max_step,
         )
         return Update(
@@ -109,18 +109,6 @@ class Eggroll:
     def load_state(self, state: StrategyState) -> None:
         """Raises ConfigError if the state is of another kind or size."""
         require_identity(state, self._identity(), {})
-
-    def _sigma(self, generation: int) -> float:
-        config = self._config
-        return config.sigma * schedule_factor(
-            config.sigma_schedule, config.sigma_final, generation, self._generations
-        )
-
-    def _learning_rate(self, generation: int) -> float:
-        config = self._config
-        return config.learning_rate * schedule_factor(
-            config.learning_rate_schedule, config.learning_rate_final, generation, self._generations
-        )
 
     def _identity(self) -> dict[str, JsonValue]:
         return {

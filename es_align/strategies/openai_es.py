@@ -33,7 +33,7 @@ import numpy as np
 from es_align.config import StrategyConfig
 from es_align.errors import ConfigError
 from es_align.fitness import SHAPINGS
-from es_align.schedules import schedule_factor
+from es_align.schedules import learning_rate_at, sigma_at
 from es_align.strategies.base import (
     Population,
     StrategyState,
@@ -86,7 +86,7 @@ class OpenAIES:
 
     def ask(self, generation: int) -> Population:
         """The pairs around the mean; changes nothing."""
-        sigma = self._sigma(generation)
+        sigma = sigma_at(self._config, generation, self._generations)
         vectors_MD = np.empty((self._num_members, self.dimension))
         for pair in range(self._num_members // 2):
             offset_D = sigma * self._noise(generation, pair)
@@ -115,8 +115,8 @@ class OpenAIES:
                 gradient_D += weight * self._noise(population.generation, pair)
         gradient_D /= num_used // 2
 
-        sigma = self._sigma(population.generation)
-        learning_rate = self._learning_rate(population.generation)
+        sigma = sigma_at(self._config, population.generation, self._generations)
+        learning_rate = learning_rate_at(self._config, population.generation, self._generations)
         self._velocity_D = self._config.momentum * self._velocity_D + gradient_D
         step_D = self._within_reach((learning_rate * sigma) * self._velocity_D, sigma)
         self._mean_D = self._mean_D + step_D
@@ -140,18 +140,6 @@ class OpenAIES:
         require_identity(state, self._identity(), shapes)
         self._mean_D = np.array(state.arrays["mean"], dtype=np.float64)
         self._velocity_D = np.array(state.arrays["velocity"], dtype=np.float64)
-
-    def _sigma(self, generation: int) -> float:
-        config = self._config
-        return config.sigma * schedule_factor(
-            config.sigma_schedule, config.sigma_final, generation, self._generations
-        )
-
-    def _learning_rate(self, generation: int) -> float:
-        config = self._config
-        return config.learning_rate * schedule_factor(
-            config.learning_rate_schedule, config.learning_rate_final, generation, self._generations
-        )
 
     def _within_reach(self, step_D: np.ndarray, sigma: float) -> np.ndarray:
         if self._config.max_step is None:

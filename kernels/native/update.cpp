@@ -57,8 +57,8 @@ inline void sum_block(double *total, int64_t stride, const double *weighted, con
 }
 
 struct Step {
-  double unit;                   // of the gradient
-  float decay, rate, scale, size; // of the momentum; minus the learning rate; of the step; of it in the weight
+  double grid;                    // what brings the sum of integers to the gradient
+  float decay, rate, scale, unit; // of the momentum; minus the learning rate; of step and weight
 };
 
 enum class Momentum { kNone, kFirst, kLater };
@@ -70,12 +70,12 @@ double step_row(float *weight, float *momentum, const double *total, int64_t col
   double square = 0;
 #pragma omp simd reduction(+ : square)
   for (int64_t c = 0; c < columns; ++c) {
-    float gradient = float(-(total[c] * step.unit));
+    float gradient = float(-(total[c] * step.grid));
     if (kind == Momentum::kLater) gradient = momentum[c] * step.decay + gradient;
     if (kind != Momentum::kNone) momentum[c] = gradient;
     const float taken = (gradient * step.rate + 0.0f) * step.scale; // torch's step starts at +0
     square += double(taken) * double(taken);
-    weight[c] += taken * step.size;
+    weight[c] += taken * step.unit;
   }
   return square;
 }
@@ -88,11 +88,11 @@ extern "C" {
 // of the scaled step, added up row by row. Factors are (pairs * rank, rows or columns).
 double es_descend(float *weight, float *momentum, const int8_t *left, const int8_t *right,
                   const double *integers, int64_t num_pairs, int64_t rank, int64_t rows,
-                  int64_t columns, double unit, int32_t is_first, float decay, float rate,
-                  float scale, float size) {
+                  int64_t columns, double grid, int32_t is_first, float decay, float rate,
+                  float scale, float unit) {
   const int64_t factors = num_pairs * rank, blocks = (columns + kColumns - 1) / kColumns;
   const int64_t stride = blocks * kColumns;
-  const Step step{unit, decay, rate, scale, size};
+  const Step step{grid, decay, rate, scale, unit};
   std::vector<double> packed(stride * factors), squares(rows);
   pack_right(packed.data(), right, factors, columns);
 #pragma omp parallel

@@ -15,17 +15,17 @@ def descend_(
     right_PKC: torch.Tensor,
     integer_P: np.ndarray,
     *,
-    unit: float,
+    grid: float,
     is_first: bool,
     decay: float,
     learning_rate: float,
     scale: float,
-    size: float,
+    unit: float,
 ) -> float:
     """Move `weight_RC` and its momentum, fp32 and contiguous; the squared length of the step.
 
-    The gradient is `unit * sum_p integer_P[p] left_p^T right_p`, factors int8, integers float64;
-    the step is that of torch.optim.SGD uphill times `scale`; the weight moves by `size` times it.
+    The gradient is `grid * sum_p integer_P[p] left_p^T right_p`, factors int8, integers float64;
+    the step is that of torch.optim.SGD uphill times `scale`; the weight moves by `unit` times it.
     Without `momentum_RC` the gradient is the step; at the first one the momentum is only written.
     """
     native = library()
@@ -40,12 +40,12 @@ def descend_(
         num_pairs,
         rank,
         *weight_RC.shape,
-        unit,
+        grid,
         is_first,
         decay,
         -learning_rate,
         scale,
-        size,
+        unit,
     )
 
 

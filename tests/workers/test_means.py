@@ -1,5 +1,6 @@
 """Strategy `eggroll` and the means that its moves lead: on toy cores, without a model."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -11,9 +12,10 @@ from es_align.errors import ConfigError, WorkerError
 from es_align.strategies import Population, Strategy, make_strategy
 from kernels.matrix_noise import VARIANCE, NoiseStream, factor_noise
 from kernels.shared_basis import SharedBasis
-from workers.layers import CoreLayer
+from workers.layers import CoreLayer, LoraLayer
 from workers.means import Means, MeanSettings, OptimizerKind
 from workers.members import NoiseMembers
+from workers.protocol import Move
 
 RANK, POPULATION, SEED = 4, 32, 5
 UNITS = (1.0, 2.5)
@@ -70,7 +72,8 @@ def run(strategy: Strategy, means: Means, generations: range) -> list[str]:
         fitness_M = bowl(vectors_of(means, members_of(population)))
         move = strategy.tell(population, fitness_M).move
         assert move is not None
-        digests.append(means.move(move).digest)
+        means.move(move)
+        digests.append(means.digest)
     return digests
 
 
@@ -89,7 +92,8 @@ def test_a_move_is_the_gradient_of_the_definition() -> None:
     fitness_M = np.random.Generator(np.random.Philox(1)).normal(size=POPULATION)
     move = strategy.tell(population, fitness_M).move
     assert move is not None
-    moved = means.move(move)
+    means.move(move)
+    moved = means.moved
     stream, pairs = NoiseStream(SEED, 0), POPULATION // 2
     expected = []
     for layer in LAYERS:
@@ -118,7 +122,8 @@ def test_equal_fitness_moves_nothing() -> None:
     strategy, means = make(shaping="none"), Means(LAYERS, SETTINGS)
     move = strategy.tell(strategy.ask(0), np.repeat(np.arange(POPULATION / 2), 2)).move
     assert move is not None and not move.weight_N.any()
-    assert means.move(move).step_norm == 0
+    means.move(move)
+    assert means.moved.step_norm == 0
     assert not means.vector_D.any()
 
 
@@ -155,3 +160,25 @@ def test_an_odd_population_is_refused() -> None:
     config = StrategyConfig.model_validate({"kind": "eggroll"})
     with pytest.raises(ConfigError, match=r"population=7 must be even .* use 6 or 8"):
         make_strategy(config, dimension=4, population=7, seed=0, generations=1)
+
+
+def test_a_step_without_a_length_stops_the_run() -> None:
+    means = Means(LAYERS, SETTINGS)
+    endless = Move(3, 3, np.ones(POPULATION // 2), sigma=math.inf, learning_rate=0.5)
+    with pytest.raises(WorkerError, match=r"generation 3: the step .* sigma=inf .*lower one"):
+        means.move(endless)
+
+
+def test_a_factor_without_noise_costs_and_counts_nothing() -> None:
+    """LoRAs with noise on B alone: the length of the step is B's."""
+    generator = torch.Generator().manual_seed(1)
+    down_RI, up_OR = (torch.randn(*shape, generator=generator) for shape in ((2, 6), (5, 2)))
+    moved = []
+    for unit_a in (0.0, 0.5):
+        means = Means([LoraLayer("x", down_RI, up_OR, 1.0, 1, unit_a, 0.5, 0)], SETTINGS)
+        means.move(Move(0, 0, np.array([1.0, -0.5]), sigma=0.1, learning_rate=0.5))
+        moved.append((means.vector_D, means.moved.step_norm))
+    (only_b_D, length_b), (both_D, length) = moved
+    assert np.array_equal(only_b_D[:12].astype(np.float32), down_RI.flatten().numpy())
+    assert np.array_equal(only_b_D[12:], both_D[12:])
+    assert 0 < length_b < length

@@ -193,6 +193,18 @@ def test_the_canary_sees_a_lost_perturbation(
     assert len(engine.canary(requests)) == engine.num_hooked_layers
 
 
+def test_the_canary_compares_with_the_member_it_is_told(
+    engine: TorchEngine, vectors_MD: np.ndarray, tokens: list[tuple[int, ...]]
+) -> None:
+    """A member that is the mean is found, however far the mean is from the base."""
+    request = [Request(tokens[0], 0, 0)]
+    engine.set_members(vectors_MD[[0, 1]])
+    assert engine.canary(request, reference=1) == []
+    engine.set_members(vectors_MD[[1, 1]])
+    assert engine.canary(request) == []
+    assert len(engine.canary(request, reference=1)) == engine.num_hooked_layers
+
+
 def test_sampling_is_common_to_members_and_changes_with_the_seed(
     engine: TorchEngine, space: Space, tokens: list[tuple[int, ...]]
 ) -> None:

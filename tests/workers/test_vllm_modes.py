@@ -9,6 +9,7 @@ import importlib.util
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -17,8 +18,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from es_align.models import resolve_model
 from es_align.spaces import layers_for
 from kernels.errors import ModelError
+from workers.checkpoints import Checkpoint
 from workers.engines.base import EngineSpec, Request
-from workers.layers import NoiseLayer, save_factors
+from workers.layers import NoiseLayer, load_factors, save_factors
 from workers.members import NoiseMembers
 from workers.protocol import BASE_MEMBER, Sampling
 from workers.rendering import Renderer
@@ -58,6 +60,13 @@ def layers(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+class Answers(NamedTuple):
+    """Tokens; four prompts after four prompts of the members and, last, the base."""
+
+    members: list[tuple[int, ...]]
+    written: list[tuple[int, ...]]
+
+
 def answers(
     model: Path,
     layers: Path,
@@ -66,8 +75,8 @@ def answers(
     is_compiled: bool = False,
     is_reversed: bool = False,
     sigma: float = SIGMA,
-) -> list[tuple[int, ...]]:
-    """Greedy tokens of 16 members and 4 times the base on four prompts."""
+) -> Answers:
+    """Greedy tokens of 16 members and the base on four prompts, and of other weights."""
     from workers.engines.vllm_engine import VllmEngine
 
     renderer = Renderer(model)
@@ -83,7 +92,12 @@ def answers(
         got = [completion.token_ids for completion in engine.generate(order, GREEDY)]
         unchanged = engine.canary(requests[:4])
         assert len(unchanged) == (0 if sigma else engine.num_hooked_layers)
-        return got[::-1] if is_reversed else got
+        checkpoint = Checkpoint(model)
+        names = [layer.name for layer in load_factors(layers)]
+        engine.write_weights((name, checkpoint.weight(name).float().roll(1, 0)) for name in names)
+        others = engine.generate([Request(ids, BASE_MEMBER, 0) for ids in tokens], GREEDY)
+        written = [completion.token_ids for completion in others]
+        return Answers(got[::-1] if is_reversed else got, written)
     finally:
         engine.close()
 
@@ -93,13 +107,14 @@ def share_equal(left: list[tuple[int, ...]], right: list[tuple[int, ...]]) -> fl
 
 
 @pytest.fixture(scope="module")
-def plain(model: Path, layers: Path) -> list[tuple[int, ...]]:
+def plain(model: Path, layers: Path) -> Answers:
     return answers(model, layers)
 
 
-def test_members_are_different_models(plain: list[tuple[int, ...]]) -> None:
-    per_member = {tuple(plain[i : i + 4]) for i in range(0, len(plain), 4)}
-    assert len(per_member) == MEMBERS + 1
+def test_members_are_different_models(plain: Answers) -> None:
+    got = plain.members
+    per_member = {tuple(got[i : i + 4]) for i in range(0, len(got), 4)}
+    assert len(per_member | {tuple(plain.written)}) == MEMBERS + 2
 
 
 @pytest.mark.parametrize(
@@ -115,21 +130,23 @@ def test_members_are_different_models(plain: list[tuple[int, ...]]) -> None:
     ids=["reversed", "no prefix cache", "chunked prefill", "compiled", "two ranks"],
 )
 def test_no_mode_changes_who_answers(
-    mode: Mapping[str, bool], share: float, model: Path, layers: Path, plain: list[tuple[int, ...]]
+    mode: Mapping[str, bool], share: float, model: Path, layers: Path, plain: Answers
 ) -> None:
+    """Nor what weights are held after they were written anew."""
     got = answers(model, layers, **mode)  # pyright: ignore[reportArgumentType]
-    assert share_equal(got, plain) >= share
+    assert share_equal(got.members, plain.members) >= share
+    assert share_equal(got.written, plain.written) >= share - 0.1
 
 
 def test_compiled_at_sigma_zero_is_the_base(model: Path, layers: Path) -> None:
-    got = answers(model, layers, is_compiled=True, sigma=0.0)
+    got = answers(model, layers, is_compiled=True, sigma=0.0).members
     base = got[-4:]
     assert all(got[i : i + 4] == base for i in range(0, len(got), 4))
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.7])
 def test_log_likelihood_is_the_reference_engine_s(
-    temperature: float, model: Path, layers: Path, plain: list[tuple[int, ...]]
+    temperature: float, model: Path, layers: Path, plain: Answers
 ) -> None:
     """Token by token from the reference engine's logits after the same tokens, both in bf16.
 
@@ -155,7 +172,7 @@ def test_log_likelihood_is_the_reference_engine_s(
     assert silent == [answer._replace(log_likelihood=None) for answer in answers]
     if temperature == 0:
         greedy = [answer.token_ids for answer in answers]
-        assert share_equal(greedy, [*plain[:12], *plain[-4:]]) >= 0.9
+        assert share_equal(greedy, [*plain.members[:12], *plain.members[-4:]]) >= 0.9
 
     reference = TorchEngine(spec, renderer)
     reference.set_members(members)

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple, Protocol
 import torch
 
 from workers.members import Members
-from workers.protocol import Sampling
+from workers.protocol import BASE_MEMBER, Sampling
 
 
 class Request(NamedTuple):
@@ -70,6 +70,8 @@ class Engine(Protocol):
         """Complete all requests, in order, in one batch."""
         ...
 
-    def canary(self, requests: Sequence[Request]) -> list[str]:
-        """Names of hooked modules whose output the installed members do not change."""
+    def canary(self, requests: Sequence[Request], reference: int = BASE_MEMBER) -> list[str]:
+        """Names of hooked modules whose output is the same, for all requests, as with the member in
+        slot `reference` in their place.
+        """
         ...

@@ -10,6 +10,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 
@@ -77,7 +78,7 @@ class Site:
         self.name = name
         self.perturbation = perturbation
         self.rows = rows
-        self.is_watched = False
+        self.reference: int | None = None
         self.max_difference = 0.0
         self.number = number
         _sites[self.number] = self
@@ -86,15 +87,20 @@ class Site:
         """Add the current rows' perturbation to `y` in place."""
         if y.dim() != 2:
             y, x = y.view(-1, y.shape[-1]), x.reshape(-1, x.shape[-1])
-        before = y.clone() if self.is_watched else None
-        self.perturbation.add_(y, x, self.rows.member_T)
-        if before is not None:
-            self.max_difference = max(self.max_difference, float((y - before).abs().max()))
+        member_T = self.rows.member_T
+        others = None if self.reference is None else y.clone()
+        self.perturbation.add_(y, x, member_T)
+        if others is not None:
+            other_T = member_T.masked_fill(member_T != NOBODY, cast(int, self.reference))
+            self.perturbation.add_(others, x, other_T)
+            self.max_difference = max(self.max_difference, float((y - others).abs().max()))
 
-    def watch(self, is_on: bool) -> float:
-        """Start or stop measuring; returns the largest change seen since the last call."""
+    def watch(self, reference: int | None) -> float:
+        """Start to compare the rows' own members with the member `reference`, or stop with None;
+        returns the largest difference seen since the last call.
+        """
         seen, self.max_difference = self.max_difference, 0.0
-        self.is_watched = is_on
+        self.reference = reference
         return seen
 
 

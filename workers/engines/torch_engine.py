@@ -22,7 +22,7 @@ from workers.engines.population_op import RowMap, Site, first_site, forget_sites
 from workers.layers import load_factors
 from workers.members import Members
 from workers.population import Population
-from workers.protocol import Sampling
+from workers.protocol import BASE_MEMBER, Sampling
 from workers.rendering import Renderer
 
 DTYPES = {"fp32": torch.float32}  # everything else computes in bf16
@@ -75,8 +75,11 @@ class TorchEngine:
         for name, weight_OI in weights:
             held_OI = self.model.get_submodule(name).get_parameter("weight")
             held_OI.copy_(weight_OI)
-            if not torch.equal(held_OI, weight_OI.to(held_OI)):
-                raise WorkerError(f"layer {name} does not hold the weight that was written")
+            if not bool(held_OI.isfinite().all()):
+                raise WorkerError(
+                    f"layer {name} got numbers that {held_OI.dtype} cannot hold; lower "
+                    "strategy.sigma or strategy.learning_rate"
+                )
 
     @torch.inference_mode()
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
@@ -114,12 +117,14 @@ class TorchEngine:
         """Logits after the last token of each request, `[B, V]` fp32."""
         return self._next_logits(requests, *self._left_padded(requests), DynamicCache())
 
-    def canary(self, requests: Sequence[Request]) -> list[str]:
-        """Names of hooked modules whose output the installed members do not change."""
+    def canary(self, requests: Sequence[Request], reference: int = BASE_MEMBER) -> list[str]:
+        """Names of hooked modules whose output is the same, for all requests, as with the member in
+        slot `reference` in their place.
+        """
         for site in self.sites.values():
-            site.watch(True)
+            site.watch(reference)
         self.logits(requests)
-        return [name for name, site in self.sites.items() if site.watch(False) == 0.0]
+        return [name for name, site in self.sites.items() if site.watch(None) == 0.0]
 
     def _left_padded(self, requests: Sequence[Request]) -> tuple[torch.Tensor, torch.Tensor]:
         longest = max(len(request.token_ids) for request in requests)

@@ -184,7 +184,10 @@ def replace_weights(worker: Any, tensors: Iterable[tuple[str, torch.Tensor]]) ->
 def forget_prefixes(llm: LLM) -> None:
     """Empty the prefix cache; raises WorkerError if a request is still using it."""
     if not llm.reset_prefix_cache():
-        raise WorkerError("vLLM did not reset its prefix cache: requests are still running")
+        raise WorkerError(
+            "vLLM did not reset its prefix cache: requests are still running, which is a defect of "
+            "es-align; please report it, and go on with --resume"
+        )
 
 
 def is_in_process(llm: LLM) -> bool:

@@ -121,8 +121,9 @@ class VllmEngine:
             if wrong:
                 raise WorkerError(
                     f"{len(wrong)} layers do not hold the weights that were written, first "
-                    f"{wrong[0]}; this vLLM packs them in a way that is not known: use the version "
-                    "in constraints.txt"
+                    f"{wrong[0]}, by their columns {', '.join(map(str, meant[wrong[0]].indices))}; "
+                    "this vLLM packs them in a way that is not known, use the version in "
+                    "constraints.txt; with that version, please report it"
                 )
 
     def _stored(
@@ -181,9 +182,11 @@ class VllmEngine:
             for answer in answers
         ]
 
-    def canary(self, requests: Sequence[Request]) -> list[str]:
-        """Names of hooked modules whose output the installed members do not change."""
-        self.llm.collective_rpc("watch", args=(True,))
+    def canary(self, requests: Sequence[Request], reference: int = BASE_MEMBER) -> list[str]:
+        """Names of hooked modules whose output is the same, for all requests, as with the member in
+        slot `reference` in their place.
+        """
+        self.llm.collective_rpc("watch", args=(reference,))
         self.generate(requests, Sampling(max_new_tokens=CANARY_TOKENS))
-        seen = cast(list[dict[str, float]], self.llm.collective_rpc("watch", args=(False,)))
+        seen = cast(list[dict[str, float]], self.llm.collective_rpc("watch", args=(None,)))
         return [name for name, difference in seen[0].items() if difference == 0.0]

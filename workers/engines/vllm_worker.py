@@ -144,7 +144,8 @@ class PopulationWorker(PlatformWorker):
 
     def differing(self, meant: Mapping[str, Columns]) -> list[str]:
         """Names of the layers whose columns are not these."""
-        return [name for held in self.held.values() for name in _differing(held, meant)]
+        device = self.model_runner.device
+        return [name for held in self.held.values() for name in _differing(held, meant, device)]
 
     def num_hooked_layers(self) -> int:
         """Modules that carry a perturbation."""
@@ -154,14 +155,14 @@ class PopulationWorker(PlatformWorker):
         """Bytes of member state, for as many members as the engine has room for."""
         return self.population.member_bytes
 
-    def watch(self, is_on: bool) -> dict[str, float]:
-        """Start or stop measuring what each hooked module adds;
-        returns the largest change seen so far.
+    def watch(self, reference: int | None) -> dict[str, float]:
+        """Start to compare each hooked module with what it gives the member `reference`, or stop;
+        returns the largest difference seen so far.
         """
-        return {name: site.watch(is_on) for name, site in self.sites.items()}
+        return {name: site.watch(reference) for name, site in self.sites.items()}
 
 
-def _differing(held: Held, meant: Mapping[str, Columns]) -> Iterator[str]:
+def _differing(held: Held, meant: Mapping[str, Columns], device: torch.device) -> Iterator[str]:
     """Multiply by unit vectors: each gives one column as the kernel in use reads it."""
     start = 0
     for name, part in zip(held.names, held.slices, strict=True):
@@ -172,12 +173,15 @@ def _differing(held: Held, meant: Mapping[str, Columns]) -> Iterator[str]:
         indices, values_ON = meant[name]
         local = [(place, index - part.first_column) for place, index in enumerate(indices)]
         local = [(place, index) for place, index in local if 0 <= index < part.num_columns]
-        ones_NI = torch.zeros(len(indices), part.num_columns, dtype=held.module.params_dtype)
+        ones_NI = torch.zeros(
+            len(indices), part.num_columns, dtype=held.module.params_dtype, device=device
+        )
         for place, index in local:
             ones_NI[place, index] = 1
         read_NO = held.method.apply(held.module, ones_NI)[:, rows]  # pyright: ignore[reportAttributeAccessIssue]
         values_NO = values_ON[part.first_row : part.first_row + part.num_rows].T
         places = [place for place, _ in local]
-        gap_NO = (read_NO[places].float() - values_NO[places]).abs()
-        if bool((gap_NO > COLUMN_TOLERANCE * values_NO[places].abs()).any()):
+        gap_NO = (read_NO[places].float().cpu() - values_NO[places]).abs()
+        # Not-a-number is not held, either.
+        if not bool((gap_NO <= COLUMN_TOLERANCE * values_NO[places].abs()).all()):
             yield name
