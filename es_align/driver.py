@@ -48,8 +48,9 @@ def run_generations(
         metrics = rollout_metrics(rollout, fitness_M, answered - asked, noise_floor)
         with run.kept_if_refused(generation, rollout, metrics):
             update = run.strategy.tell(population, fitness_M)
+        told = time.perf_counter()
         update = run.moved(update, None if update.move is None else pool.move(update.move))
-        metrics |= update_metrics(update)
+        metrics |= update_metrics(update, time.perf_counter() - told)
         run.record_generation(fitness_M, prompt_ids, rollout, update, metrics)
         overhead = (asked - started) + (time.perf_counter() - answered)
         driver_s += overhead
@@ -187,9 +188,12 @@ def rollout_metrics(
     }
 
 
-def update_metrics(update: Update) -> dict[str, float]:
-    """Of a row of metrics.jsonl, what the strategy made of it."""
+def update_metrics(update: Update, move_s: float) -> dict[str, float]:
+    """Of a row of metrics.jsonl, what the strategy made of it; seconds that the workers took to
+    move a mean that they hold.
+    """
     return {
+        "time/move_s": move_s,
         "update/step_norm": update.step_norm,
         "update/sigma": update.sigma,
         "update/num_excluded": update.num_excluded,

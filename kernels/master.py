@@ -12,15 +12,17 @@ a bf16 engine holds anyway.
 """
 
 import hashlib
+from collections.abc import Iterator
 from typing import Literal
 
 import torch
+
+from kernels.checksums import row_checksums
 
 MasterKind = Literal["fp32", "bf16"]
 BYTES_PER_NUMBER: dict[MasterKind, int] = {"fp32": 4, "bf16": 2 + 2}
 NUMBERS_AT_ONCE = 2**18  # of a bf16 master: its fp32 form for the length of a step, in cache
 
-FP32_NAME = "<f4"  # in a digest
 RESIDUAL_BITS = 16
 HALF = 1 << (RESIDUAL_BITS - 1)
 
@@ -98,16 +100,23 @@ class Master:
 
     @property
     def digest(self) -> str:
-        """`tensor_digest` of `full`: equal numbers have equal digests in both kinds."""
-        if self._residual_RC is None:
-            return tensor_digest(self._value_RC)
+        """SHA-256 over the shape and the checksums of the rows of `full`, as 64 hex digits: equal
+        numbers have equal digests in both kinds.
+        """
         num_rows, num_columns = self._value_RC.shape
-        total = hashlib.sha256(f"{FP32_NAME}{(num_rows, num_columns)}".encode())
-        rows_at_once = max(1, NUMBERS_AT_ONCE // num_columns)
+        total = hashlib.sha256(f"{(num_rows, num_columns)}".encode())
+        for part_RC in self._parts(max(1, NUMBERS_AT_ONCE // num_columns)):
+            total.update(row_checksums(part_RC).numpy().data)
+        return total.hexdigest()
+
+    def _parts(self, rows_at_once: int) -> Iterator[torch.Tensor]:
+        """`full` in parts of that many rows, or as it is where it costs nothing."""
+        if self._residual_RC is None:
+            yield self._value_RC
+            return
         parts = self._value_RC.split(rows_at_once), self._residual_RC.split(rows_at_once)
         for value_RC, residual_RC in zip(*parts, strict=True):
-            total.update(_join(value_RC, residual_RC).cpu().numpy().data)
-        return total.hexdigest()
+            yield _join(value_RC, residual_RC)
 
 
 def tensor_digest(tensor: torch.Tensor) -> str:

@@ -15,7 +15,6 @@ than one gradient (of all matrices if steps are shortened to `max_step`).
 import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -159,12 +158,9 @@ class Means:
 
     @property
     def digest(self) -> str:
-        """sha256 of the digests of all matrices."""
-        total = hashlib.sha256()
-        with ThreadPoolExecutor(torch.get_num_threads()) as threads:  # hashing frees the GIL
-            for part in threads.map(lambda matrix: matrix.value.digest, self._matrices):
-                total.update(part.encode())
-        return total.hexdigest()
+        """SHA-256 of the digests of all matrices."""
+        parts = "".join(matrix.value.digest for matrix in self._matrices)
+        return hashlib.sha256(parts.encode()).hexdigest()
 
     @property
     def vector_D(self) -> np.ndarray:

@@ -22,7 +22,8 @@ from kernels.processor import read_processor
 
 FOLDER = Path(__file__).parent
 SOURCES = tuple(
-    FOLDER / f"{name}.cpp" for name in ("population", "lora", "integers", "update", "encode")
+    FOLDER / f"{name}.cpp"
+    for name in ("population", "lora", "integers", "update", "encode", "checksum")
 )
 HEADERS = (FOLDER / "bf16.h", FOLDER / "directions.h")
 SWITCH = "ES_ALIGN_NATIVE"
@@ -49,6 +50,7 @@ SIGNATURES: dict[str, tuple[type | None, list[type]]] = {
         [_POINTER] * 5 + [_INT] * 4 + [ctypes.c_double, ctypes.c_int32] + [_FLOAT] * 4,
     ),
     "es_encode": (None, [_POINTER] * 3 + [_INT] * 4),
+    "es_row_checksums": (None, [_POINTER] * 3 + [_INT] * 2),
 }
 
 logger = logging.getLogger(__name__)

@@ -1,5 +1,6 @@
-"""Whole weights on CPUs, compiled: the step of `kernels.descent` and the codes of
-`workers.checkpoints`, bit for bit what the torch paths there give.
+"""Whole weights on CPUs, compiled: the step of `kernels.descent`, the codes of
+`workers.checkpoints` and the checksums of `kernels.checksums`, bit for bit what the torch paths
+there give.
 """
 
 import numpy as np
@@ -69,3 +70,13 @@ def encode(
     pointers = (codes.data_ptr(), scale_OG.data_ptr(), weight_OI.data_ptr())
     native.es_encode(*pointers, rows, columns, num_groups, bits)
     return codes, scale_OG
+
+
+def row_checksums(matrix_RC: torch.Tensor, keys_C: torch.Tensor) -> torch.Tensor:
+    """`kernels.checksums.row_checksums` of a contiguous fp32 matrix; keys int64."""
+    native = library()
+    assert native is not None, "ask library() first"
+    sums_R = torch.empty(len(matrix_RC), dtype=torch.int64)
+    pointers = (sums_R.data_ptr(), matrix_RC.data_ptr(), keys_C.data_ptr())
+    native.es_row_checksums(*pointers, *matrix_RC.shape)
+    return sums_R
