@@ -36,6 +36,7 @@ from workers.rendering import Renderer
 
 CANARY_TOKENS = 1
 COLUMNS_READ_BACK = 2
+LAYERS_IN_TURN = 4  # of so many, one is read back after a write
 BYTES_PER_GB = 2**30
 MAX_SEQUENCES = 256
 MAX_BATCHED_TOKENS = 2048
@@ -106,9 +107,10 @@ class VllmEngine:
         """Replace the weights of these layers, quantised as the checkpoint's are, and forget the
         prefixes computed with the old ones.
 
-        Then a few inputs' columns of each are read back through the layer's own kernel, other ones
-        at each call. Raises WorkerError naming a layer that holds something else, ModelError if
-        the checkpoint's layers have other names or cannot be written.
+        Then a few inputs' columns are read back through the layer's own kernel, other ones at each
+        call: of every layer the first time, later of a quarter of them in turn. Raises WorkerError
+        naming a layer that holds something else, ModelError if the checkpoint's layers have other
+        names or cannot be written.
         """
         meant: dict[str, Columns] = {}
         tensors = self._stored(weights, meant)
@@ -130,11 +132,12 @@ class VllmEngine:
         self, weights: Iterable[tuple[str, torch.Tensor]], meant: dict[str, Columns]
     ) -> Iterator[tuple[str, torch.Tensor]]:
         """Checkpoint tensors of the weights; notes the columns to be read back in `meant`."""
-        for name, weight_OI in weights:
+        first = self.num_writes * COLUMNS_READ_BACK
+        for place, (name, weight_OI) in enumerate(weights):
             stored = self.checkpoint.form(name).encode(weight_OI)
-            first = self.num_writes * COLUMNS_READ_BACK
-            indices = [(first + place) % weight_OI.shape[1] for place in range(COLUMNS_READ_BACK)]
-            meant[name] = Columns(indices, stored.columns(indices))
+            if self.num_writes == 0 or (place + self.num_writes) % LAYERS_IN_TURN == 0:
+                indices = [(first + i) % weight_OI.shape[1] for i in range(COLUMNS_READ_BACK)]
+                meant[name] = Columns(indices, stored.columns(indices))
             yield from stored.tensors(name)
 
     @property
