@@ -1,9 +1,8 @@
 """The tensors of a checkpoint folder, quantised or not; its matrices are read one at a time."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from safetensors import safe_open
@@ -12,17 +11,10 @@ from safetensors.torch import save_file
 from es_align.dequantize import CODES, check_shapes, dequantize, matrix_shape
 from es_align.errors import ModelError
 from es_align.layouts import copy_tokenizer, stored_scheme
+from workers.checkpoints import read_headers
 
 FLOAT_TYPES = {"F64", "F32", "F16", "BF16"}
 QUANTISATION_KEYS = ("quantization_config", "compression_config")
-
-
-class Header(NamedTuple):
-    """What a safetensors file says about one tensor."""
-
-    file: Path
-    dtype: str
-    shape: tuple[int, ...]
 
 
 class StoredWeights:
@@ -32,7 +24,12 @@ class StoredWeights:
         """Raises ModelError if there are no safetensors files, or the layout cannot be run."""
         self.path = path
         self.scheme = stored_scheme(path)
-        self.headers = _headers(path)
+        self.headers = read_headers(path)
+        if not self.headers:
+            raise ModelError(
+                f"model {path} has no .safetensors weights; "
+                "convert it with transformers' save_pretrained"
+            )
         self.layers = dict(self._quantized_layers())
 
     def check(self) -> None:
@@ -127,19 +124,3 @@ class StoredWeights:
     def _read(self, key: str) -> torch.Tensor:
         with safe_open(self.headers[key].file, framework="pt") as tensors:
             return tensors.get_tensor(key)
-
-
-def _headers(path: Path) -> Mapping[str, Header]:
-    files = sorted(path.glob("*.safetensors"))
-    if not files:
-        raise ModelError(
-            f"model {path} has no .safetensors weights; "
-            "convert it with transformers' save_pretrained"
-        )
-    headers = {}
-    for file in files:
-        with safe_open(file, framework="pt") as tensors:
-            for key in tensors.keys():  # noqa: SIM118 (safe_open is no dict)
-                part = tensors.get_slice(key)
-                headers[key] = Header(file, part.get_dtype(), tuple(part.get_shape()))
-    return headers

@@ -24,10 +24,23 @@ CODES_PER_BYTE = 2  # of 4 bits, the first in the lower half
 ZERO_CODE = 8  # of 4 bits
 
 
-class _Header(NamedTuple):
+class Header(NamedTuple):
+    """What a safetensors file says about one tensor."""
+
     file: Path
     dtype: str
     shape: tuple[int, ...]
+
+
+def read_headers(path: Path) -> dict[str, Header]:
+    """Of all tensors of a checkpoint folder, by their names there."""
+    headers = {}
+    for file in sorted(path.glob("*.safetensors")):
+        with safe_open(file, framework="pt") as tensors:
+            for key in tensors.keys():  # noqa: SIM118 (safe_open is no dict)
+                part = tensors.get_slice(key)
+                headers[key] = Header(file, part.get_dtype(), tuple(part.get_shape()))
+    return headers
 
 
 class Checkpoint:
@@ -35,12 +48,7 @@ class Checkpoint:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._headers: dict[str, _Header] = {}
-        for file in sorted(path.glob("*.safetensors")):
-            with safe_open(file, framework="pt") as tensors:
-                for key in tensors.keys():  # noqa: SIM118 (safe_open is no dict)
-                    part = tensors.get_slice(key)
-                    self._headers[key] = _Header(file, part.get_dtype(), tuple(part.get_shape()))
+        self._headers = read_headers(path)
 
     def weight(self, name: str) -> torch.Tensor:
         """A layer's weight (out, in), of a checkpoint that is not quantised."""
@@ -70,7 +78,7 @@ class Checkpoint:
                 )
         return StoredForm(bits, scale.shape[1], self._dtype(f"{name}.weight_scale"))
 
-    def _header(self, key: str) -> _Header:
+    def _header(self, key: str) -> Header:
         if key not in self._headers:
             raise ModelError(f"{self.path} has no tensor {key}; its layers have other names")
         return self._headers[key]
