@@ -31,7 +31,6 @@ import math
 import numpy as np
 
 from es_align.config import StrategyConfig
-from es_align.errors import ConfigError
 from es_align.fitness import SHAPINGS
 from es_align.schedules import learning_rate_at, sigma_at
 from es_align.strategies.base import (
@@ -44,6 +43,7 @@ from es_align.strategies.base import (
     require_members,
 )
 from es_align.strategies.common import require_dimension
+from es_align.strategies.pairs import require_pairs, whole_pairs
 from kernels.noise import vector_noise
 from rewards.base import JsonValue
 
@@ -63,12 +63,7 @@ class OpenAIES:
         generations: int,
     ) -> None:
         """Raises ConfigError if the population is odd or the dimension not positive."""
-        if population % 2 or population < 2:
-            lower, upper = max(population - 1, 2), max(population + 1, 2)
-            nearest = f"{lower} or {upper}" if lower < upper else f"{upper}"
-            raise ConfigError(
-                f"population={population} must be even for antithetic pairs; use {nearest}"
-            )
+        require_pairs(population)
         require_dimension(dimension)
         self.dimension = dimension
         self._num_members = population
@@ -101,9 +96,7 @@ class OpenAIES:
         Raises WorkerError, the state unchanged, if fewer than half of the members count.
         """
         require_fitness(population, fitness_M, self._num_members)
-        fitness_N2 = np.array(fitness_M, dtype=np.float64).reshape(-1, 2)
-        is_whole_N = np.isfinite(fitness_N2).all(axis=1)
-        fitness_N2[~is_whole_N] = np.nan
+        fitness_N2, is_whole_N = whole_pairs(fitness_M)
         num_used = 2 * int(is_whole_N.sum())
         require_members(population.generation, num_used, self._num_members)
 
