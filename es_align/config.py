@@ -136,7 +136,8 @@ class StrategyConfig(Section):
     """Whether every prompt is centred over the members before a member's rewards are averaged."""
     tie_break: Annotated[float, Field(ge=0, le=0.5)] = 0.0
     """Spreads members of equal fitness by the likelihood of their completions, over this share of
-    the smallest gap between fitness values (docs/objectives.md); 0: off."""
+    the smallest gap between fitness values (docs/objectives.md); 0: off. Where only the order
+    counts (centred_ranks, cma_es, sep_cma_es, snes) any value above 0 acts the same."""
     shaping: Literal["centred", "leave_one_out", "z_score", "centred_ranks", "none"] = "z_score"
     """openai_es, eggroll: how fitness is scaled before the update."""
 
