@@ -3,9 +3,9 @@
     python benchmarks/learning.py --cells core-eggroll lora-eggroll --seeds 0 1 2
 
 Every cell of the table is runs of configs/quickstart.yaml by the command line, a process each, with
-the overrides below; results are kept in --results, one JSON line a run. A run that is there with the
-same overrides is not run again, so the table may be filled over days. Prints the table of all that
-is there.
+the overrides below; results are kept in --results, one JSON line a run. A run that is there with
+the same overrides is not run again, so the table may be filled over days. Prints the table of all
+that is there.
 """
 
 import argparse
