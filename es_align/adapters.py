@@ -59,8 +59,13 @@ def _check_plain(path: Path, config: Mapping[str, object]) -> None:
         if config.get(option):
             raise ModelError(
                 f"adapter {path} sets {option}={config[option]}, "
-                f"which singular values cannot carry; train it without {option}"
+                f"which a plain LoRA, B A on the weights, cannot carry; train it without {option}"
             )
+    if not config.get("lora_alpha"):
+        raise ModelError(
+            f"adapter {path} has lora_alpha={config.get('lora_alpha')}, with which it changes "
+            "nothing; set the one it was trained with"
+        )
     if config.get("bias", "none") != "none":
         raise ModelError(f"adapter {path} trains biases (bias={config['bias']}); use bias=none")
 

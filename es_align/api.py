@@ -30,7 +30,7 @@ from es_align.results import EvalResult, TrainResult
 from es_align.rollout import run_one
 from es_align.run_folder import RunFolder, check_new, check_resumable
 from es_align.session import begin_run, resume_run
-from es_align.space_checks import check_repaired_model
+from es_align.space_checks import check_run_settings, check_writable
 from es_align.spaces import load_space
 from es_align.stored_weights import StoredWeights
 from es_align.tasks import Task, make_task
@@ -51,7 +51,7 @@ def train(
     goes on from there.
     """
     reporter = reporter or SilentReporter()
-    validate(config)
+    validate(config, is_begun=resume)
     folder = RunFolder(Path(run_dir or config.run_dir or f"runs/run-{config.seed}"))
     if resume:
         check_resumable(folder, config)
@@ -60,6 +60,7 @@ def train(
     task = _make_task(config)
     reporter.note(f"model: {config.model} in {config.precision}, made once and cached if needed")
     model = resolve_model(config.model, config.precision)
+    check_writable(config, stored_scheme(model.source))
     if not resume:
         space = config.space
         reporter.note(f"space: {space.kind}, basis {space.basis}, made once for the run folder")
@@ -94,8 +95,9 @@ def evaluate(
     if limit is not None:
         overrides = [*overrides, f"task.num_heldout={limit}"]
     settings = apply_overrides(own, overrides)
-    check_repaired_model(own, settings)
-    validate(settings)
+    if folder.has_run:
+        check_run_settings(own, settings)
+    validate(settings, is_begun=folder.has_run)
     made = _make_task(settings)
     heldout = made.heldout
     at, mean, factors, means, rebuilt = None, None, [], None, None
@@ -130,7 +132,10 @@ def evaluate(
 
 
 def replay(run: str | Path, *, generation: int | None = None) -> Replay:
-    """Rebuild a generation of a run from its ledger alone and compare digests; loads no model."""
+    """Rebuild a generation of a run from its ledger and compare digests.
+
+    No engine starts; where whole weights moved, the model's weights are read.
+    """
     return replay_run(_existing(run), generation)
 
 

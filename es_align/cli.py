@@ -60,7 +60,7 @@ def train(
     from es_align.terminal import quiet_libraries, result_stream, write_result
 
     settings = load_config(config, overrides or ())
-    validate(settings)
+    validate(settings, is_begun=resume)
     with result_stream(as_json=as_json) as stream:
         reporter = ConsoleReporter(to_stderr=as_json)
         conflict = foreign_kernels()

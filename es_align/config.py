@@ -60,7 +60,10 @@ class TaskConfig(Section):
 
 
 class SpaceConfig(Section):
-    """What is perturbed."""
+    """What is perturbed.
+
+    Settings that only some spaces read are refused with the others (es_align/space_checks.py).
+    """
 
     kind: SpaceKind = "singular_values"
     basis: BasisKind = "weight"
@@ -69,7 +72,8 @@ class SpaceConfig(Section):
     at the repair; random ones; or (singular_values) those of a PEFT LoRA. lora: weight is a fresh
     LoRA, adapter goes on from one."""
     rank: Count = 8
-    """Directions per layer, or rank of a fresh LoRA; an adapter has its own, `weights` has none."""
+    """Directions per layer, or rank of a fresh LoRA; an adapter has its own, `weights` has none:
+    there it is refused."""
     noise_rank: Count = 1
     """core, lora, weights: rank of a member's noise on each matrix."""
     lora_factors: Literal["both", "a", "b"] = "both"
@@ -77,10 +81,11 @@ class SpaceConfig(Section):
     master: Literal["fp32", "bf16"] = "fp32"
     """weights: how workers keep the mean, bf16 with a residual that loses nothing."""
     alpha: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Share of an adapter's singular values that move, largest first (ESSA's alpha)."""
+    """singular_values with basis adapter: share of the adapter's singular values that move, largest
+    first (ESSA's alpha)."""
     adapter: str | None = None
     """Folder of a PEFT LoRA (basis adapter)."""
-    targets: tuple[str, ...] = (
+    targets: Annotated[tuple[str, ...], Field(min_length=1)] = (
         "q_proj",
         "k_proj",
         "v_proj",
@@ -89,7 +94,8 @@ class SpaceConfig(Section):
         "up_proj",
         "down_proj",
     )
-    """Last part of the names of the linear layers that are perturbed."""
+    """Last part of the names of the linear layers that are perturbed; with basis adapter all that
+    the adapter has. vLLM takes q, k and v only together, and so gate and up."""
 
 
 class StrategyConfig(Section):
@@ -130,7 +136,8 @@ class StrategyConfig(Section):
     """Whether every prompt is centred over the members before a member's rewards are averaged."""
     tie_break: Annotated[float, Field(ge=0, le=0.5)] = 0.0
     """Spreads members of equal fitness by the likelihood of their completions, over this share of
-    the smallest gap between fitness values (docs/objectives.md); 0: off."""
+    the smallest gap between fitness values (docs/objectives.md); 0: off. Where only the order
+    counts (centred_ranks, cma_es, sep_cma_es, snes) any value above 0 acts the same."""
     shaping: Literal["centred", "leave_one_out", "z_score", "centred_ranks", "none"] = "z_score"
     """openai_es, eggroll: how fitness is scaled before the update."""
 

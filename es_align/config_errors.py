@@ -83,5 +83,7 @@ def _describe(detail: "ErrorDetails") -> str:
             return f"{said} must be a section; write its settings indented below `{key}:`"
         case "tuple_type":
             return f"{said} must be a list; write [{value}]"
+        case "too_short":
+            return f"{key} is empty; name at least {limits['min_length']}, or leave it out"
         case _:
             return f"{said}: {detail['msg']}"

@@ -9,7 +9,7 @@ vLLM 0.31's `auto_gptq.py` and `auto_awq.py`.
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -46,6 +46,7 @@ class StoredScheme:
     layout: Layout
     precision: Scheme  # the one to write into a configuration
     zero_offset: int = 0  # what stored zero points lack: 1 in the first GPTQ format
+    has_zero_points: bool = False  # compressed-tensors; GPTQ and AWQ always store some
 
 
 def stored_scheme(path: Path) -> StoredScheme | None:
@@ -108,7 +109,9 @@ def _compressed_tensors(path: Path, settings: Settings) -> StoredScheme:
     schemes = {_group_scheme(path, settings, name, groups[name]) for name in groups}
     if len(schemes) != 1:
         raise _unsupported(path, "config_groups", f"{len(schemes)} different schemes")
-    return schemes.pop()
+    weights = (_mapping(_mapping(group).get("weights")) for group in groups.values())
+    is_symmetric = all(settings.get("symmetric", True) for settings in weights)
+    return replace(schemes.pop(), has_zero_points=not is_symmetric)
 
 
 def _group_scheme(path: Path, settings: Settings, name: str, group: object) -> StoredScheme:

@@ -13,7 +13,7 @@ from es_align.config import Config, StrategyConfig, pass_k
 from es_align.config_errors import nearest
 from es_align.errors import ConfigError, DataError, ModelError
 from es_align.layouts import GROUP_SIZES, Scheme, check_plain, check_precision, stored_scheme
-from es_align.space_checks import check_space
+from es_align.space_checks import check_fused, check_read, check_space
 
 # Named here too because es_align.bundled, which builds them, imports torch; a test compares both.
 BUNDLED_NAMES = ("smollm2-135m-instruct", "tiny")
@@ -32,9 +32,10 @@ NOT_SELF_ADAPTING = (
 ONLY_EGGROLL = ("optimizer", "noise", "noise_reuse")
 
 
-def validate(config: Config) -> None:
+def validate(config: Config, *, is_begun: bool = False) -> None:
     """Refuse what cannot run on this machine.
 
+    A run that `is_begun` keeps the settings it has, even if its space reads one of them no more.
     Raises ConfigError, ModelError or DataError naming the value, the limit and the next step.
     """
     _check_population(config)
@@ -47,6 +48,9 @@ def validate(config: Config) -> None:
     scheme = stored_scheme(Path(config.model)) if _is_folder(config.model) else None
     check_precision(config.model, scheme, config.precision)
     check_space(config, scheme)
+    check_fused(config, Path(config.model) if _is_folder(config.model) else None)
+    if not is_begun:
+        check_read(config.space)
     _check_task_data(config)
 
 

@@ -1,5 +1,7 @@
 """A run's state from its folder: checkpoint and ledger in, strategy and mean at any generation out.
-No model is loaded.
+
+No engine starts. The folder is enough, but in space `weights`, whose mean starts at the model's own
+weights: these are read from the model, by the name in the configuration.
 """
 
 from collections.abc import Sequence
@@ -171,7 +173,8 @@ def check_mean(worker: WorkerInfo, expected: str, ledger: Path, completed: int) 
         raise LedgerError(
             f"worker {worker.worker} rebuilt a mean with digest {worker.moved.digest[:12]}, "
             f"{ledger} says {expected[:12]} after {completed} generations; its machine or versions "
-            "are of another kind than those that wrote it: use the same"
+            "are of another kind than those that wrote it, or the model's weights have changed "
+            "since the run: use the same"
         )
 
 

@@ -2,6 +2,7 @@
 
     config.json        the resolved configuration
     basis.safetensors  frozen directions, so that the folder is enough to rebuild every generation
+                       (space `weights` also reads the model's weights)
     ledger.jsonl       the run itself (see `es_align.ledger`)
     checkpoints/       shortcuts to a generation
     metrics.jsonl, samples.jsonl, evaluations.jsonl   for people and plots

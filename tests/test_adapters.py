@@ -17,15 +17,16 @@ from es_align.adapters import load_adapter, save_adapter
 from es_align.config import SpaceConfig
 from es_align.errors import ConfigError, ModelError
 from es_align.exporting import peft_logits
-from es_align.models import resolve_model
+from es_align.models import linear_weights, resolve_model
 from es_align.spaces import make_space
 from workers.engines.base import EngineSpec, Request
 from workers.engines.torch_engine import TorchEngine
-from workers.layers import save_factors
+from workers.layers import LoraLayer, save_factors
 from workers.rendering import Renderer
 
 TINY = Path(__file__).parent.parent / "configs" / "tiny.yaml"
 RANK = 4
+Q_PROJ = "model.layers.0.self_attn.q_proj"
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +93,99 @@ def test_offsets_move_the_leading_values_of_both_factors(model_path: Path, adapt
         start += layer.num_numbers
 
 
+def wide_adapter(folder: Path, rank: int) -> Path:
+    """A LoRA wider than k_proj has outputs, than q_proj has both."""
+    random = torch.Generator().manual_seed(4)
+    shapes = {"self_attn.k_proj": (16, 32), "self_attn.q_proj": (32, 32), "mlp.up_proj": (64, 32)}
+    layers = {
+        f"model.layers.1.{name}": (
+            torch.randn(rank, num_in, generator=random),
+            torch.randn(num_out, rank, generator=random),
+        )
+        for name, (num_out, num_in) in shapes.items()
+    }
+    save_adapter(folder, layers, "tiny")
+    return folder
+
+
+@pytest.mark.parametrize("rank", [20, 40, 80])
+def test_an_adapter_wider_than_a_layer_is_that_adapter(
+    model_path: Path, tmp_path: Path, rank: int
+) -> None:
+    """Rank above the outputs of k_proj, of q_proj, of all: the product PEFT computes, moved too."""
+    folder = wide_adapter(tmp_path / "wide", rank)
+    space = make_space(adapter_config(folder), model_path)
+    loaded = load_adapter(folder, model_path)
+    zeros = space.lora(np.zeros(space.dimension))
+    half = space.lora(np.full(space.dimension, 0.5))  # A and B each times 1.5
+    for name, (down_RI, up_OR) in loaded.layers.items():
+        wanted = loaded.scaling * up_OR @ down_RI
+        for factor, got in ((1, zeros[name]), (1.5**2, half[name])):
+            product = got.up_OR @ got.down_RI
+            torch.testing.assert_close(product, factor * wanted, atol=2e-4, rtol=1e-3)
+
+
+def test_offsets_of_a_wide_adapter_move_both_factors_own_values(
+    model_path: Path, tmp_path: Path
+) -> None:
+    folder = wide_adapter(tmp_path / "wide", 20)
+    space = make_space(adapter_config(folder), model_path)
+    name, start = "model.layers.1.self_attn.k_proj", 2 * 20  # after up_proj's
+    assert [layer.name for layer in space.factors].index(name) == 1
+    assert space.factors[1].num_numbers == 2 * 20  # of B 16 values, and 4 that stand for zeros
+    vector_D = np.random.Generator(np.random.Philox(6)).normal(size=space.dimension) * 0.3
+    down_RI, up_OR = load_adapter(folder, model_path).layers[name]
+    moved = []
+    for matrix, offset in ((down_RI, start), (up_OR, start + 20)):
+        left, values, right = torch.linalg.svd(matrix, full_matrices=False)
+        values *= 1 + torch.from_numpy(vector_D[offset : offset + len(values)]).float()
+        moved.append(left @ torch.diag(values) @ right)
+    got = space.lora(vector_D)[name]
+    torch.testing.assert_close(got.up_OR @ got.down_RI, moved[1] @ moved[0], atol=2e-4, rtol=1e-3)
+
+
+def untrained(folder: Path, zero: str) -> Path:
+    """One layer, as PEFT makes it (B zero) or the other way round; scaling 1."""
+    random = torch.Generator().manual_seed(5)
+    down_RI = torch.randn(RANK, 32, generator=random)
+    up_OR = torch.randn(32, RANK, generator=random)
+    layers = {Q_PROJ: (down_RI * (zero != "A"), up_OR * (zero != "B"))}
+    save_adapter(folder, layers, "tiny")
+    return folder
+
+
+def test_noise_on_an_untrained_adapter_is_that_of_a_fresh_lora(
+    model_path: Path, tmp_path: Path
+) -> None:
+    folder = broken(untrained(tmp_path / "own", "B"), tmp_path / "scaled", lora_alpha=2 * RANK)
+    for which in ("both", "b"):
+        config = adapter_config(folder, kind="lora", lora_factors=which)
+        (layer,) = make_space(config, model_path).factors
+        assert isinstance(layer, LoraLayer) and layer.scaling == 2
+        weight_OI = dict(linear_weights(model_path, ["q_proj"]))[Q_PROJ]
+        # scaling * sqrt(rank) * unit * RMS(A): the RMS of scaling * B A with that B.
+        rms_a, rms_w = (float(m.square().mean().sqrt()) for m in (layer.down_RI, weight_OI))
+        assert 2 * RANK**0.5 * layer.unit_b * rms_a == pytest.approx(rms_w)
+        assert (layer.unit_a > 0) == (which == "both")
+    with pytest.raises(ConfigError, match=r"factors=a moves nothing in \S+q_proj, .* both or b"):
+        make_space(adapter_config(folder, kind="lora", lora_factors="a"), model_path)
+
+
+@pytest.mark.parametrize("zero", ["A", "B"])
+def test_a_factor_that_is_zero_has_no_values_to_scale(
+    model_path: Path, tmp_path: Path, zero: str
+) -> None:
+    config = adapter_config(untrained(tmp_path / "own", zero))
+    with pytest.raises(ConfigError, match=rf"{zero} of \S+q_proj is zero, .* space.kind=lora"):
+        make_space(config, model_path)
+
+
+def test_noise_on_an_adapter_without_a_changes_nothing(model_path: Path, tmp_path: Path) -> None:
+    config = adapter_config(untrained(tmp_path / "own", "A"), kind="lora")
+    with pytest.raises(ConfigError, match=r"A of the adapter's layer \S+q_proj is zero"):
+        make_space(config, model_path)
+
+
 @pytest.mark.slow
 def test_essa_by_cma_es_runs_and_replays(
     adapter: Path, tmp_path: Path, workers_here: Callable[[], AbstractContextManager[None]]
@@ -124,6 +218,7 @@ def broken(adapter: Path, folder: Path, **changes: object) -> Path:
         ({"use_dora": True}, "sets use_dora=True"),
         ({"peft_type": "IA3"}, "peft_type=IA3; only LORA"),
         ({"bias": "all"}, "trains biases"),
+        ({"lora_alpha": 0}, "lora_alpha=0, with which it changes nothing"),
     ],
 )
 def test_an_adapter_that_is_no_plain_lora_is_refused(

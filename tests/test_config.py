@@ -4,9 +4,11 @@ import importlib
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.numpy import save_file
 
 from es_align.config import Config, pass_k
 from es_align.config_errors import known_keys, suggest_key
@@ -24,6 +26,42 @@ from es_align.preflight import BUNDLED_NAMES, validate
 WriteConfig = Callable[[str], Path]
 SHIPPED = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
 MAX_SHIPPED_LINES = 40
+
+
+UNREAD: list[tuple[list[str], str]] = [
+    (
+        ["space.alpha=0.5"],
+        "space.alpha=0.5 is only read with space.kind=singular_values and",
+    ),
+    (
+        ["space.alpha=0.5", "space.kind=core", "strategy.kind=eggroll"],
+        "this is space.kind=core with space.basis=weight: leave it out or set space.alpha=1.0",
+    ),
+    (["space.lora_factors=b"], "space.lora_factors=b is only read with space.kind=lora; this is"),
+    (["space.master=bf16"], "space.master=bf16 is only read with space.kind=weights; this is"),
+    (
+        ["space.noise_rank=2"],
+        "space.noise_rank=2 is only read with space.kind=core, lora",
+    ),
+    (
+        ["space.kind=weights", "strategy.kind=eggroll"],
+        "space.rank=2 is only read where directions or a LoRA are made of the model",
+    ),
+    (
+        ["space.kind=weights", "strategy.kind=eggroll", "space.lora_factors=a"],
+        "leave them out or set space.rank=8, space.lora_factors=both",
+    ),
+]
+VLLM = ["workers.engine=vllm", "precision=bf16"]
+PARTS: list[tuple[list[str], str]] = [
+    (
+        [*VLLM, "space.targets=[q_proj, v_proj, o_proj]"],
+        "space.targets=[q_proj, v_proj, o_proj] has q_proj, v_proj but not k_proj, and vLLM "
+        "computes these together; add k_proj to space.targets, or use workers.engine=torch",
+    ),
+    ([*VLLM, "space.targets=[gate_proj]"], "add up_proj to space.targets"),
+    ([*VLLM, "space.targets=[k_proj, up_proj]"], "add q_proj, v_proj, gate_proj to space.targets"),
+]
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
@@ -124,6 +162,7 @@ def test_apply_overrides_leaves_its_argument_alone() -> None:
         ("workers: 5", [], "workers=5 must be a section"),
         ("task: 5", [], "task=5 must be a section"),
         ("task: {name: [gsm8k]}", [], "task.name=['gsm8k'] must be"),
+        ("space: {targets: []}", [], "space.targets is empty; name at least 1, or leave it out"),
         ("space: {targets: q_proj}", [], "space.targets='q_proj' must be a list; write [q_proj]."),
         ("seed: 1\nseed: 2", [], "line 2, column 1: the key 'seed' stands twice; keep one"),
         ("workers:\n  count: 1\n  count: 2", [], "line 3, column 3: the key 'count' stands twice"),
@@ -295,6 +334,8 @@ def test_digest_survives_json() -> None:
             ["space.basis=adapter", "space.adapter=nowhere"],
             "space.adapter=nowhere has no adapter_config.json",
         ),
+        *UNREAD,
+        *PARTS,
         (["space.adapter=somewhere"], "is only read with space.basis=adapter, which is weight"),
         (
             ["space.basis=adapter", "space.kind=core", "strategy.kind=eggroll"],
@@ -337,6 +378,16 @@ def test_preflight_refuses(
         ["workers.count=2", "workers.members_per_chunk=2"],
         ["model=owner/name"],
         ["space.basis=activations"],
+        ["space.targets=[q_proj]"],
+        [*VLLM, "space.targets=[q_proj, k_proj, v_proj, down_proj]"],
+        ["space.kind=lora", "strategy.kind=eggroll", "space.lora_factors=b", "space.noise_rank=2"],
+        [
+            "space.kind=weights",
+            "strategy.kind=eggroll",
+            "space.rank=8",
+            "space.master=bf16",
+            "space.noise_rank=2",
+        ],
         ["space.basis=random", "space.kind=core", "strategy.kind=eggroll"],
         ["space.basis=quantisation_error", "precision=int4", "workers.engine=vllm"],
         [
@@ -378,3 +429,67 @@ def test_an_objective_is_written_as_it_is_spoken(write_config: WriteConfig) -> N
     config = load_config(write_config("objective: pass@4\nsamples_per_prompt: 8"))
     assert (config.objective, pass_k(config.objective)) == ("pass@4", 4)
     assert pass_k(Config().objective) is None
+
+
+def write_adapter(folder: Path, *names: str) -> Path:
+    """An adapter of these layers, as far as preflight looks at it."""
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text("{}")
+    keys = [
+        f"base_model.model.model.layers.{name}.lora_{part}.weight"
+        for name in names
+        for part in "AB"
+    ]
+    save_file({key: np.zeros((1, 1)) for key in keys}, folder / "adapter_model.safetensors")
+    return folder
+
+
+def of_adapter(config: Config, folder: Path, *overrides: str) -> Config:
+    given = ["space.rank=8", "space.basis=adapter", f"space.adapter={folder}", *overrides]
+    return apply_overrides(config, given)
+
+
+def test_an_adapter_has_its_own_rank_and_layers(tiny_config: Config, tmp_path: Path) -> None:
+    folder = write_adapter(tmp_path / "adapter", "0.self_attn.q_proj")
+    validate(of_adapter(tiny_config, folder, "space.alpha=0.5"))
+    lora = ["space.kind=lora", "strategy.kind=eggroll"]
+    for overrides, told in (
+        (["space.rank=2"], r"space.rank=2 is only read where .*an adapter has its own rank"),
+        (["space.targets=[q_proj]"], r"space.targets=\[q_proj\] is only read where no adapter is"),
+        ([*lora, "space.alpha=0.5"], r"space.alpha=0.5 is only .* this is space.kind=lora with"),
+    ):
+        with pytest.raises(ConfigError, match=told):
+            validate(of_adapter(tiny_config, folder, *overrides))
+
+
+def test_an_adapter_of_a_part_of_what_vllm_fuses_is_refused(
+    tiny_config: Config, tmp_path: Path
+) -> None:
+    """Layer by layer: the second block lacks k and v, although the first has all."""
+    attention = [f"0.self_attn.{name}_proj" for name in "qkv"]
+    whole = write_adapter(tmp_path / "whole", *attention, "1.mlp.down_proj")
+    validate(of_adapter(tiny_config, whole, *VLLM))
+    part = write_adapter(tmp_path / "part", *attention, "1.self_attn.q_proj")
+    validate(of_adapter(tiny_config, part))
+    told = r"has q_proj of model\.layers\.1\.self_attn but not k_proj, v_proj, .* on q, k and v"
+    with pytest.raises(ConfigError, match=told):
+        validate(of_adapter(tiny_config, part, *VLLM))
+    (part / "adapter_model.safetensors").write_text("no")
+    with pytest.raises(EsAlignError, match="is no safetensors file"):
+        validate(of_adapter(tiny_config, part, *VLLM))
+
+
+def test_layers_that_the_model_has_not_are_not_missed(tiny_config: Config, tmp_path: Path) -> None:
+    """DeepSeek's attention has a q_proj, and neither k_proj nor v_proj."""
+    (tmp_path / "config.json").write_text("{}")
+    keys = ("q_proj", "kv_b_proj", "o_proj")
+    tensors = {f"model.layers.0.self_attn.{key}.weight": np.zeros((1, 1)) for key in keys}
+    save_file(tensors, tmp_path / "model.safetensors")
+    validate(apply_overrides(tiny_config, [*VLLM, f"model={tmp_path}", "space.targets=[q_proj]"]))
+
+
+def test_a_run_keeps_settings_that_are_refused_to_a_new_one(tiny_config: Config) -> None:
+    config = apply_overrides(tiny_config, ["space.alpha=0.5"])
+    validate(config, is_begun=True)
+    with pytest.raises(ConfigError, match="only read"):
+        validate(config)

@@ -40,6 +40,10 @@ INT8_INPUTS = {"num_bits": 8, "type": "int", "dynamic": True, "strategy": "token
         (compressed(4, "pack-quantized", None), StoredScheme("pack-quantized", "int4")),
         (compressed(8, "int-quantized", INT8_INPUTS), StoredScheme("int-quantized", "int8")),
         (
+            compressed(8, "int-quantized", INT8_INPUTS, symmetric=False),
+            StoredScheme("int-quantized", "int8", has_zero_points=True),
+        ),
+        (
             compressed(4, "pack-quantized", None) | {"sparsity_config": {"format": "dense"}},
             StoredScheme("pack-quantized", "int4"),
         ),

@@ -15,16 +15,19 @@ from compressed_tensors.compressors import ModelCompressor
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
+from es_align import api
 from es_align.adapters import load_adapter
 from es_align.config import Config, Precision, SpaceConfig
+from es_align.config_loading import apply_overrides
 from es_align.errors import ConfigError, ModelError
 from es_align.exporting import export_run
-from es_align.layouts import copy_tokenizer, stored_scheme
-from es_align.models import linear_shapes, linear_weights, resolve_model
+from es_align.layouts import StoredScheme, copy_tokenizer, stored_scheme
+from es_align.models import ModelPaths, linear_shapes, linear_weights, resolve_model
 from es_align.preflight import validate
 from es_align.quantizing import quantize_model
 from es_align.run_folder import RunFolder
 from es_align.session import begin_run
+from es_align.space_checks import check_writable
 from es_align.spaces import make_space
 from es_align.stored_weights import StoredWeights
 from workers.engines.base import EngineSpec, Request
@@ -218,6 +221,48 @@ def test_another_precision_is_told_which_one_to_write(
     )
     with pytest.raises(ConfigError, match=r"quantised already .* set precision=int4"):
         validate(config)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "told"),
+    [
+        (StoredScheme("gptq", "int4"), "is stored as gptq, which space.kind=weights cannot write"),
+        (StoredScheme("awq", "int4"), "is stored as awq, which space.kind=weights cannot write"),
+        (
+            StoredScheme("int-quantized", "int8", has_zero_points=True),
+            "is stored as codes with zero points, which space.kind=weights cannot write",
+        ),
+        (
+            StoredScheme("pack-quantized", "int4"),
+            "ready-made INT4 checkpoint, .* original with precision=int4",
+        ),
+    ],
+)
+def test_whole_weights_of_a_form_that_cannot_take_them_are_refused(
+    scheme: StoredScheme, told: str
+) -> None:
+    config = Config.model_validate({"model": "owner/name", "space": {"kind": "weights"}})
+    check_writable(config, StoredScheme("int-quantized", "int8"))
+    check_writable(config, None)
+    check_writable(Config(model="owner/name"), scheme)
+    with pytest.raises(ConfigError, match=f"model=owner/name .*{told}"):
+        check_writable(config, scheme)
+
+
+def test_a_hub_model_s_form_is_looked_at_before_a_worker_starts(
+    tiny_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only its name is known to preflight."""
+    original = resolve_model("tiny", "fp32").source
+    made = write_ready_made(tmp_path / "gptq", "gptq", original).path
+    paths = ModelPaths("owner/name", made, made)
+    monkeypatch.setattr(api, "resolve_model", lambda name, precision: paths)
+    monkeypatch.setattr(api, "begin_run", lambda *_: pytest.fail("begins"))
+    overrides = ["model=owner/name", "precision=int4", "workers.engine=vllm", "space.rank=8"]
+    overrides += ["space.kind=weights", "strategy.kind=eggroll"]
+    with pytest.raises(ConfigError, match="owner/name is stored as gptq"):
+        api.train(apply_overrides(tiny_config, overrides), run_dir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_an_export_names_the_quantised_model_as_base(

@@ -2,7 +2,8 @@
 
 `y += scaling * B (A x)`. Members add low-rank noise to A, to B or to both; the update of a factor
 has full rank. With basis `weight` the LoRA is fresh and starts as the base model, with basis
-`adapter` it goes on from a PEFT LoRA. What sigma is relative to: `es_align.spaces.layers`.
+`adapter` it goes on from a PEFT LoRA, trained or not. What sigma is relative to:
+`es_align.spaces.layers`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -50,13 +51,13 @@ class Loras:
 def make_loras(config: SpaceConfig, source: BasisSource) -> Loras:
     """Build the space from the full-precision model.
 
-    Raises ConfigError if a target matches no layer or the rank does not fit; ModelError if the
-    adapter is missing or belongs to another model.
+    Raises ConfigError if a target matches no layer, the rank does not fit or the asked factors move
+    nothing; ModelError if the adapter is missing or belongs to another model.
     """
     if config.basis == "adapter":
         assert config.adapter is not None  # checked with the config, before anything was loaded
         adapter = load_adapter(Path(config.adapter), source.reference)
-        layers = adapter_layers(adapter, config.noise_rank)
+        layers = adapter_layers(adapter, source.reference, config.noise_rank)
     else:
         layers = lora_layers(
             config.rank, source.reference, config.targets, noise_rank=config.noise_rank
@@ -68,10 +69,14 @@ def _perturbed(layer: LoraLayer, which: str) -> LoraLayer:
     """The layer with noise on the factors asked for alone."""
     unit_a = layer.unit_a if which in ("both", "a") else 0.0
     unit_b = layer.unit_b if which in ("both", "b") else 0.0
-    acts = (unit_a and bool(layer.up_OR.any())) or (unit_b and bool(layer.down_RI.any()))
-    if not acts:
+    if not layer.down_RI.any():
         raise ConfigError(
-            f"space.lora_factors={which} moves nothing in {layer.name}, whose other factor is "
-            "zero; use both"
+            f"A of the adapter's layer {layer.name} is zero, so noise on it has no unit and noise "
+            "on B changes nothing; name an adapter whose A is not zero, or use space.basis=weight"
+        )
+    if not unit_b and not layer.up_OR.any():
+        raise ConfigError(
+            f"space.lora_factors={which} moves nothing in {layer.name}, whose B is zero; use both "
+            "or b"
         )
     return replace(layer, unit_a=unit_a, unit_b=unit_b)

@@ -11,8 +11,8 @@ from transformers import AutoModelForCausalLM
 from es_align.config import BasisKind, SpaceConfig, TaskConfig
 from es_align.errors import ConfigError, ModelError
 from es_align.models import ModelPaths, linear_weights, resolve_model
-from es_align.spaces import Space, load_space, make_space
-from es_align.spaces.bases import BasisSource, activations, layer_bases
+from es_align.spaces import Space, layers, load_space, make_space
+from es_align.spaces.bases import BasisSource, activations, layer_bases, weight
 from es_align.stored_weights import StoredWeights
 from es_align.tasks import make_task
 from workers.layers import CoreLayer, LayerFactors, save_factors
@@ -274,5 +274,21 @@ def test_a_layer_whose_inputs_cannot_be_seen_is_named(source: BasisSource) -> No
 @pytest.mark.parametrize("basis", NEW_BASES)
 def test_a_rank_above_the_width_names_the_limit(source: BasisSource, basis: BasisKind) -> None:
     config = SpaceConfig(basis=basis, rank=33, targets=("q_proj",))
-    with pytest.raises(ConfigError, match=r"rank=33 is larger .* \(32 x 32\); use at most 32"):
+    with pytest.raises(ConfigError, match=r"rank=33 is larger .* \(32 x 32\), .* use at most 32"):
         next(layer_bases(config, source))
+
+
+@pytest.mark.parametrize("kind", ["singular_values", "core", "lora", "weights"])
+def test_a_rank_is_refused_at_the_narrowest_target_before_any_work(
+    source: BasisSource, kind: Kind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By shapes alone, and with the limit of all targets: what is proposed is accepted."""
+    for module in (weight, layers):
+        monkeypatch.setattr(module, "linear_weights", lambda *_: pytest.fail("reads weights"))
+    setting = "noise_rank" if kind == "weights" else "rank"
+    config = SpaceConfig.model_validate({"kind": kind, setting: 33})
+    narrowest = (
+        r"space\.%s=33 is larger than the narrow side of \S+k_proj \(16 x 32\), .* at most 16"
+    )
+    with pytest.raises(ConfigError, match=narrowest % setting):
+        make_space(config, source.reference)

@@ -18,6 +18,7 @@ from transformers import (
 
 from es_align import evaluate, export, load_config, replay, train
 from es_align.config import Config, StrategyConfig
+from es_align.config_loading import apply_overrides
 from es_align.errors import ConfigError
 from es_align.exporting import export_run, peft_logits
 from es_align.layouts import copy_tokenizer
@@ -27,7 +28,7 @@ from es_align.quantizing import quantize_model
 from es_align.results import TrainResult
 from es_align.run_folder import RunFolder
 from es_align.session import begin_run
-from es_align.space_checks import check_repaired_model
+from es_align.space_checks import check_run_settings
 from workers.rendering import Renderer
 
 TINY = Path(__file__).parents[2] / "configs" / "tiny.yaml"
@@ -118,9 +119,30 @@ def test_a_repair_is_evaluated_on_no_other_model(tiny_config: Config) -> None:
     run = repairing(tiny_config)
     for name, value in (("precision", "int8"), ("model", "smollm2-135m-instruct")):
         with pytest.raises(ConfigError, match=rf"{name}={value}, but .* repairs tiny in int4"):
-            check_repaired_model(run, run.model_copy(update={name: value}))
-    check_repaired_model(run, run)
-    check_repaired_model(tiny_config, tiny_config.model_copy(update={"precision": "int8"}))
+            check_run_settings(run, run.model_copy(update={name: value}))
+    check_run_settings(run, run)
+    check_run_settings(tiny_config, tiny_config.model_copy(update={"precision": "int8"}))
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("seed=5", "seed=5 belongs to the run, whose mean was made with seed=0"),
+        ("strategy.sigma=0.2", r"strategy\.sigma=0\.2 belongs to the run"),
+        ("space.rank=3", r"space\.rank=3 belongs to the run, whose .* with space\.rank=8"),
+        (
+            "model=smollm2-135m-instruct",
+            "model=smollm2.* but the run's mean is the weights of",
+        ),
+    ],
+)
+def test_a_mean_is_evaluated_with_the_settings_it_was_made_with(override: str, told: str) -> None:
+    run = load_config(TINY, ["space.kind=weights"])
+    with pytest.raises(ConfigError, match=told):
+        check_run_settings(run, apply_overrides(run, [override]))
+    check_run_settings(run, apply_overrides(run, ["task.num_heldout=8", "precision=bf16"]))
+    other = load_config(TINY, [])
+    check_run_settings(other, apply_overrides(other, ["model=smollm2-135m-instruct"]))
 
 
 def test_a_checkpoint_quantised_by_others_has_nothing_to_repair(

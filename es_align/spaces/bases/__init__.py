@@ -22,9 +22,12 @@ BASES: Mapping[BasisKind, Callable[[SpaceConfig, BasisSource], Iterator[LayerBas
 def layer_bases(config: SpaceConfig, source: BasisSource) -> Iterator[LayerBasis]:
     """The configured basis of every target layer, in name order.
 
-    Raises ConfigError if a target matches no layer, the rank does not fit or there is nothing to
-    repair; ModelError if an adapter does not fit or a layer's inputs cannot be seen.
+    Raises ConfigError at once if a target matches no layer or the rank does not fit, later if there
+    is nothing to repair or to scale; ModelError if an adapter does not fit or a layer's inputs
+    cannot be seen.
     """
+    if config.basis != "adapter":  # whose rank is the adapter's
+        check_rank(config.rank, source.reference, config.targets)
     return BASES[config.basis](config, source)
 
 

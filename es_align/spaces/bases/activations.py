@@ -22,8 +22,8 @@ from transformers import AutoModelForCausalLM
 
 from es_align.config import SpaceConfig
 from es_align.errors import ModelError
-from es_align.models import linear_shapes, linear_weights, target_layers
-from es_align.spaces.bases.base import BasisSource, LayerBasis, check_rank
+from es_align.models import linear_weights, target_layers
+from es_align.spaces.bases.base import BasisSource, LayerBasis
 from kernels.shared_basis import SharedBasis
 from kernels.svd import leading_svd
 from workers.protocol import Prompt
@@ -36,13 +36,10 @@ MOMENT_BYTES = 2**31  # beside the model itself, which takes 4 bytes a weight he
 def activation_bases(config: SpaceConfig, source: BasisSource) -> Iterator[LayerBasis]:
     """The basis of every target layer, in name order.
 
-    Raises ConfigError if a target matches no layer or the rank is above a layer's width, ModelError
-    if a target is no linear layer of transformers' model.
+    Raises ConfigError if a target matches no layer, ModelError if one is no linear layer of
+    transformers' model.
     """
-    shapes = linear_shapes(source.reference)
     names = target_layers(source.reference, config.targets)
-    for name in names:
-        check_rank(config.rank, name, shapes[name])
     directions = input_directions(source.reference, names, source.prompts, config.rank)
     for name, weight_OI in linear_weights(source.reference, config.targets):
         span_IR = directions[name]

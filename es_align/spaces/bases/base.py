@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 
 from es_align.errors import ConfigError
+from es_align.models import linear_shapes, target_layers
 from kernels.shared_basis import SharedBasis
 from workers.protocol import Prompt
 
@@ -41,11 +42,17 @@ class LayerBasis(NamedTuple):
     unit_b_R: torch.Tensor | None = None
 
 
-def check_rank(rank: int, name: str, shape: Sequence[int]) -> None:
-    """Raise ConfigError if a layer of this (out, in) shape has fewer directions than that."""
-    num_out, num_in = shape
+def check_rank(rank: int, path: Path, targets: Sequence[str], setting: str = "space.rank") -> None:
+    """Refuse a rank that not every target layer of the checkpoint has directions for.
+
+    Reads shapes alone. Raises ConfigError naming the setting and the narrowest layer, or a target
+    that matches no layer.
+    """
+    shapes = linear_shapes(path)
+    narrowest = min(target_layers(path, targets), key=lambda name: min(shapes[name]))
+    num_out, num_in = shapes[narrowest]
     if rank > min(num_out, num_in):
         raise ConfigError(
-            f"space.rank={rank} is larger than the narrow side of {name} ({num_out} x {num_in}); "
-            f"use at most {min(num_out, num_in)}"
+            f"{setting}={rank} is larger than the narrow side of {narrowest} ({num_out} x "
+            f"{num_in}), the narrowest target; use at most {min(num_out, num_in)}"
         )

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from es_align.config import SpaceConfig
 from es_align.errors import ConfigError
 from es_align.models import linear_weights
-from es_align.spaces.bases.base import BasisSource, LayerBasis, check_rank
+from es_align.spaces.bases.base import BasisSource, LayerBasis
 from es_align.stored_weights import StoredWeights
 from kernels.shared_basis import SharedBasis
 from kernels.svd import leading_svd
@@ -26,12 +26,10 @@ from kernels.svd import leading_svd
 def error_bases(config: SpaceConfig, source: BasisSource) -> Iterator[LayerBasis]:
     """The basis of every target layer, in name order.
 
-    Raises ConfigError if a target matches no layer, the rank is above a layer's width, or a layer
-    has no error.
+    Raises ConfigError if a target matches no layer or a layer has no error.
     """
     stored = StoredWeights(source.engine or source.reference)
     for name, weight_OI in linear_weights(source.reference, config.targets):
-        check_rank(config.rank, name, weight_OI.shape)
         weight_OI = weight_OI.double()
         error_OI = weight_OI - stored.matrix(name).double()
         if not error_OI.any():

@@ -17,7 +17,7 @@ import torch
 
 from es_align.config import SpaceConfig
 from es_align.models import linear_weights
-from es_align.spaces.bases.base import BasisSource, LayerBasis, check_rank
+from es_align.spaces.bases.base import BasisSource, LayerBasis
 from kernels.noise import Purpose, philox
 from kernels.shared_basis import SharedBasis
 
@@ -29,10 +29,9 @@ RIGHT, LEFT = 1, 2
 def random_bases(config: SpaceConfig, source: BasisSource) -> Iterator[LayerBasis]:
     """The basis of every target layer, in name order.
 
-    Raises ConfigError if a target matches no layer or the rank is above a layer's width.
+    Raises ConfigError if a target matches no layer.
     """
     for place, (name, weight_OI) in enumerate(linear_weights(source.reference, config.targets)):
-        check_rank(config.rank, name, weight_OI.shape)
         num_out, num_in = weight_OI.shape
         right_IR = random_directions(num_in, config.rank, place, RIGHT)
         left_OR = random_directions(num_out, config.rank, place, LEFT)

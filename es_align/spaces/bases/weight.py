@@ -10,7 +10,7 @@ import torch
 
 from es_align.config import SpaceConfig
 from es_align.models import linear_weights
-from es_align.spaces.bases.base import BasisSource, LayerBasis, check_rank
+from es_align.spaces.bases.base import BasisSource, LayerBasis
 from kernels.shared_basis import SharedBasis
 from kernels.svd import leading_svd
 
@@ -18,9 +18,8 @@ from kernels.svd import leading_svd
 def weight_bases(config: SpaceConfig, source: BasisSource) -> Iterator[LayerBasis]:
     """The basis of every target layer, in name order.
 
-    Raises ConfigError if a target matches no layer or the rank is above a layer's width.
+    Raises ConfigError if a target matches no layer.
     """
     for name, weight_OI in linear_weights(source.reference, config.targets):
-        check_rank(config.rank, name, weight_OI.shape)
         left_OR, values_R, right_IR = leading_svd(weight_OI, config.rank)
         yield LayerBasis(name, SharedBasis(right_IR, left_OR), torch.zeros(config.rank), values_R)
