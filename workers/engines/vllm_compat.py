@@ -4,6 +4,7 @@ Tried with 0.31 on CPUs; the names used are the same from 0.30 to 0.32.
 """
 
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
@@ -164,21 +165,44 @@ def replace_weights(worker: Any, tensors: Iterable[tuple[str, torch.Tensor]]) ->
 
     vLLM's own reload does it layer by layer and keeps the tensors that a compiled graph holds. What
     it leaves out: the dtype that is the default while a model is first loaded, and, of the int8
-    kernel on CPUs, a scale that its handler reads from then on and nothing else keeps.
+    kernel on CPUs, a scale that its handler reads from then on and nothing else keeps. Packing for
+    that kernel is oneDNN's plain reordering, no faster with more threads and more than half of the
+    time: it goes on beside the loading of the next layers.
     """
     make_handler = _custom_ops.create_onednn_scaled_mm
+    with ThreadPoolExecutor(1) as packing:
+        handlers: list[_PackedLater] = []
 
-    def make_keeping(weight: torch.Tensor, scale: torch.Tensor, *rest: Any) -> Any:
-        handler = make_handler(weight, scale, *rest)
-        handler.kept_scale = scale  # pyright: ignore[reportAttributeAccessIssue]
-        return handler
+        def make_later(weight: torch.Tensor, scale: torch.Tensor, *rest: Any) -> Any:
+            made = packing.submit(make_handler, weight, scale, *rest)
+            handler = _PackedLater(made, weight, scale)
+            handlers.append(handler)
+            return handler
 
-    _custom_ops.create_onednn_scaled_mm = make_keeping
-    try:
-        with set_default_torch_dtype(worker.vllm_config.model_config.dtype):
-            worker.reload_weights(weights_iterator=tensors)
-    finally:
-        _custom_ops.create_onednn_scaled_mm = make_handler
+        _custom_ops.create_onednn_scaled_mm = make_later
+        try:
+            with set_default_torch_dtype(worker.vllm_config.model_config.dtype):
+                worker.reload_weights(weights_iterator=tensors)
+            for handler in handlers:
+                handler.wait()
+        finally:
+            _custom_ops.create_onednn_scaled_mm = make_handler
+
+
+class _PackedLater(_custom_ops.CPUDNNLGEMMHandler):
+    """An int8 product's handler whose weight is still being packed."""
+
+    def __init__(self, made: Future[Any], weight_IO: torch.Tensor, scale: torch.Tensor) -> None:
+        super().__init__()
+        self.k, self.n = weight_IO.shape
+        self.scale = scale  # which the product reads
+        self.made = made
+
+    def wait(self) -> None:
+        """Become usable."""
+        made = self.made.result()
+        self.handler_tensor, made.handler_tensor = made.handler_tensor, None  # one owner frees it
+        del self.made
 
 
 def forget_prefixes(llm: LLM) -> None:
