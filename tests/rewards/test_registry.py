@@ -16,6 +16,10 @@ ROW = {
     "answer": "18",
     "dataset": "chain_sum",
     "entry": {"question": "4 + 3 =", "answer": "7", "metadata": {}},
+    "numbers": [3, 4],
+    "target": 7,
+    "pattern": "[0-9]+",
+    "schema": {"type": "object"},
 }
 
 
