@@ -1,7 +1,7 @@
 """Countdown: an expression that makes the target of the numbers given (arXiv 2505.24760).
 
 The answer is what stands in the last `<answer>...</answer>`, or after the last `####` on its line;
-failing both, the last line counts for half. A closing `= 24` is allowed and not looked at.
+failing both, the last line counts for half. What follows one `=` is not looked at.
 """
 
 import re
@@ -16,7 +16,6 @@ FORMAT_REWARD = 0.1
 _MARKER = "####"
 _EDGES = " \t\r\n*`$."  # no parentheses: they belong to the expression
 _ANSWER = re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>", re.DOTALL)
-_EQUALS = re.compile(r"\s*=\s*[-−]?[0-9.,]+\s*\Z")  # noqa: RUF001
 
 
 def countdown_reward(completion: str, columns: Columns, *, use_all: bool = True) -> Score:
@@ -53,7 +52,8 @@ def marked_expression(completion: str) -> str:
 
 def _verdict(text: str, numbers: list[int], target: int, use_all: bool) -> str:
     try:
-        value, used = evaluate(_EQUALS.sub("", text))
+        left_side, _, right_side = text.partition("=")
+        value, used = evaluate(left_side if "=" not in right_side else text)
     except DataError:  # of the model's text, which is what is being judged
         return "not_arithmetic"
     left = list(numbers)

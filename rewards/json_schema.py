@@ -51,9 +51,10 @@ def make_validator(schema: str) -> _Validator:
     # Imported on first use: no other reward needs it.
     import jsonschema
     import referencing
+    from jsonschema.validators import validator_for
 
     read = json.loads(schema)
-    kind = jsonschema.validators.validator_for(read, default=jsonschema.Draft202012Validator)
+    kind = validator_for(read, default=jsonschema.Draft202012Validator)
     try:
         kind.check_schema(read)
     except jsonschema.SchemaError as error:
