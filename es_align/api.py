@@ -206,5 +206,5 @@ def _make_task(config: Config) -> Task:
     task = make_task(
         config.task, seed=config.seed, prompts_per_generation=config.prompts_per_generation
     )
-    check_columns(config, task.train[0])
+    check_columns(config, task.train[0].columns)
     return task

@@ -15,13 +15,13 @@ from pydantic import TypeAdapter, ValidationError
 from es_align.config import Config, RewardConfig
 from es_align.config_errors import nearest
 from es_align.errors import ConfigError, EsAlignError
+from rewards.base import Columns
 from rewards.custom import find_entry_point, installed_names
 from rewards.json_schema import make_validator
 from rewards.patterns import compile_pattern
 from rewards.processes import ProcessPool
 from rewards.registry import REWARDS, get_reward
 from rewards.specs import ENTRY_POINTS, RewardFile, RewardSpec
-from workers.protocol import Prompt
 
 
 def reward_specs(config: Config) -> tuple[RewardSpec, ...]:
@@ -41,18 +41,18 @@ def check_rewards(config: Config) -> None:
             _required_columns(spec)
 
 
-def check_columns(config: Config, prompt: Prompt) -> None:
-    """Refuse a reward that needs a column which the task's prompts do not have."""
+def check_columns(config: Config, columns: Columns) -> None:
+    """Refuse a reward that needs a column which a prompt of the task, with these, does not have."""
     for spec in reward_specs(config):
         if spec.is_shipped:
-            _try(spec, prompt)
+            _try(spec, columns)
             continue
-        missing = [name for name in _required_columns(spec) if name not in prompt.columns]
+        missing = [name for name in _required_columns(spec) if name not in columns]
         if missing:
             raise ConfigError(
                 f"reward={spec.name} asks for {', '.join(missing)}, and the columns of "
-                f"task.name={config.task.name} are {', '.join(prompt.columns) or 'none'}; take what "
-                "is there, or give the argument a default"
+                f"task.name={config.task.name} are {', '.join(columns) or 'none'}; take what is "
+                "there, or give the argument a default"
             )
 
 
@@ -141,10 +141,10 @@ def _options(name: str) -> Mapping[str, inspect.Parameter]:
     return {n: p for n, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
 
 
-def _try(spec: RewardSpec, prompt: Prompt) -> None:
+def _try(spec: RewardSpec, columns: Columns) -> None:
     """Score an empty answer to a prompt, which reads all the columns that there must be."""
     reward = functools.partial(get_reward(spec.name), **spec.options)
     try:
-        reward("", prompt.columns)
+        reward("", columns)
     except EsAlignError as error:
         raise ConfigError(f"reward={spec.name} does not go with the task: {error}") from None

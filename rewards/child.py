@@ -18,7 +18,7 @@ from typing import BinaryIO, cast
 from kernels.errors import EsAlignError
 from rewards.base import Prompted, Score, score_batch
 from rewards.custom import CustomReward, Signature, as_items
-from rewards.registry import get_reward
+from rewards.registry import WARM_UP, get_reward
 from rewards.specs import RewardSpec
 
 GRACE_S = 5.0  # beyond the limit: the parent kills at the limit
@@ -51,6 +51,8 @@ def _load(spec: RewardSpec) -> tuple[Callable[[Sequence[Prompted]], list[Score]]
         custom = CustomReward(spec)
         return custom.score, custom.signature
     resource.setrlimit(resource.RLIMIT_AS, (SHIPPED_MEMORY_BYTES, SHIPPED_MEMORY_BYTES))
+    if spec.name in WARM_UP:
+        get_reward(spec.name)(*WARM_UP[spec.name])
     reward = functools.partial(get_reward(spec.name), **spec.options)
 
     def score(items: Sequence[Prompted]) -> list[Score]:

@@ -1,7 +1,7 @@
 """How many completions a second a reward scores on one core.
 
-    python benchmarks/rewards.py
-    python benchmarks/rewards.py --data FOLDER   # GSM8K's own solutions, FOLDER with test.jsonl
+    python benchmarks/reward_speed.py
+    python benchmarks/reward_speed.py --data FOLDER   # GSM8K's own solutions, FOLDER with test.jsonl
 
 `gsm8k` in this process; `math`, `regex` and `json_schema` in one child process under a time limit,
 after its start. Best of `--repeats`, by the processor time of this process for `gsm8k`, by the
@@ -9,6 +9,7 @@ clock for the others.
 """
 
 import argparse
+import functools
 import json
 import random
 import time
@@ -95,7 +96,7 @@ def main() -> None:
         with Scorer([RewardSpec(name, options)], num_processes=1) as scorer:
             scorer.score(items[:1])
             rate = best_rate(
-                len(items), given.repeats, time.perf_counter, lambda: scorer.score(items)
+                len(items), given.repeats, time.perf_counter, functools.partial(scorer.score, items)
             )
         print(f"{name:<12} {rate:>9,.0f} completions/s, one child process")
 
