@@ -1,7 +1,7 @@
 """How many completions a second a reward scores on one core.
 
     python benchmarks/reward_speed.py
-    python benchmarks/reward_speed.py --data FOLDER   # GSM8K's own solutions, FOLDER with test.jsonl
+    python benchmarks/reward_speed.py --data FOLDER   # on GSM8K solutions, FOLDER/test.jsonl
 
 `gsm8k` in this process; `math`, `regex` and `json_schema` in one child process under a time limit,
 after its start. Best of `--repeats`, by the processor time of this process for `gsm8k`, by the

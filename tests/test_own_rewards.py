@@ -88,9 +88,9 @@ def test_columns_that_are_not_there_are_named(tmp_path: Path) -> None:
     file.write_text("def score(prompts, completions, answer, level): ...")
     config = config_of(f"{file}:score")
     check_columns(config, {"answer": "1", "level": 3})
-    with pytest.raises(ConfigError, match="asks for level, and the columns of .* are answer; "):
+    with pytest.raises(ConfigError, match=r"asks for level, and the columns of .* are answer; "):
         check_columns(config, {"answer": "1"})
-    with pytest.raises(ConfigError, match="countdown does not go with the task: .*'numbers'"):
+    with pytest.raises(ConfigError, match=r"countdown does not go with the task: .*'numbers'"):
         check_columns(config_of("countdown"), {"answer": "1"})
     check_columns(config_of("gsm8k", "letters"), {"answer": "1"})
 
