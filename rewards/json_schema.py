@@ -6,7 +6,7 @@ Schemas hold regular expressions, so this reward runs in a process that can be k
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import NoReturn, Protocol
 
@@ -23,7 +23,7 @@ class _Validator(Protocol):
 
 
 def json_schema_reward(
-    completion: str, columns: Columns, *, schema: dict[str, JsonValue] | None = None
+    completion: str, columns: Columns, *, schema: dict[str, object] | None = None
 ) -> Score:
     """1 if the completion, or its last fenced block, is JSON that satisfies the schema (option, or
     the column `schema`); JSON that does not gets `FORMAT_REWARD`.
@@ -31,7 +31,7 @@ def json_schema_reward(
     Reasons: ok, invalid, not_json, empty. Raises ConfigError for a schema that is none, DataError
     if there is neither option nor column.
     """
-    chosen = mapping_column(columns, "schema") if schema is None else schema
+    chosen: Mapping[str, object] = mapping_column(columns, "schema") if schema is None else schema
     validator = make_validator(json.dumps(chosen))
     if not completion.strip():
         return Score(0.0, False, {"is_json": 0.0}, "empty")
