@@ -151,6 +151,7 @@ def test_a_pattern_that_backtracks_for_ever_costs_its_item_only():
     assert [s.reason for s in scores] == ["ok", "error:timeout", "no_match", "error:timeout", "ok"]
 
 
+@pytest.mark.slow
 def test_mathematics_without_end_costs_its_item_only():
     endless = "\\boxed{10000000!-10000000!+7}"
     texts = ["\\boxed{7}", endless, "7", "\\boxed{8}", ""]
