@@ -27,6 +27,7 @@ from es_align.rebuild import (
     replay_run,
 )
 from es_align.results import EvalResult, TrainResult
+from es_align.reward_checks import check_columns
 from es_align.rollout import run_one
 from es_align.run_folder import RunFolder, check_new, check_resumable
 from es_align.session import begin_run, resume_run
@@ -207,6 +208,8 @@ def _existing(run: str | Path) -> RunFolder:
 
 
 def _make_task(config: Config) -> Task:
-    return make_task(
+    task = make_task(
         config.task, seed=config.seed, prompts_per_generation=config.prompts_per_generation
     )
+    check_columns(config, task.train[0].columns)
+    return task

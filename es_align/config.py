@@ -9,7 +9,15 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 Precision = Literal["fp32", "bf16", "int8", "int4"]
 SpaceKind = Literal["singular_values", "core", "lora", "weights"]
@@ -57,6 +65,28 @@ class TaskConfig(Section):
     """Seed of the prompts, apart from the run's, so that several runs share held-out prompts."""
     system_prompt: str | None = None
     """Replaces the chat template's default system prompt."""
+
+
+class RewardConfig(Section):
+    """One reward; see docs/rewards.md."""
+
+    name: str
+    """A shipped reward, an installed entry point, or path/to/file.py:function."""
+    weight: float = 1.0
+    """What its score counts in the sum of several rewards."""
+    options: dict[str, JsonValue] = {}
+    """Keyword arguments of the reward, such as `pattern` of regex."""
+    pass_at: float | None = None
+    """A completion passes from this score on; none: the reward's own verdict, 1.0 for a function of
+    yours. The first of several rewards decides."""
+    time_limit_s: Positive = 10.0
+    """math, regex, json_schema, functions of yours: of one call; what is later is killed."""
+    batch_size: Count = 16
+    """Functions of yours: completions in one call, which share its fate."""
+    processes: Count | None = None
+    """Processes on each worker; none: its cores, one for a function of yours."""
+    chat: bool = False
+    """Functions of yours: prompts and completions as chat messages, not as text."""
 
 
 class SpaceConfig(Section):
@@ -216,6 +246,9 @@ class Config(Section):
     run_dir: str | None = None
     """Run folder; none: runs/<config name>-<seed>."""
     task: TaskConfig = TaskConfig()
+    reward: tuple[RewardConfig, ...] = ()
+    """Left out: the task's own. A name, a section with its settings, or a list of either, whose
+    weighted sum counts."""
     space: SpaceConfig = SpaceConfig()
     strategy: StrategyConfig = StrategyConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
@@ -226,6 +259,14 @@ class Config(Section):
     def _known_objective(cls, value: str) -> str:
         pass_k(value)
         return value
+
+    @field_validator("reward", mode="before")
+    @classmethod
+    def _names_are_sections(cls, value: object) -> object:
+        if value is None:
+            return ()
+        listed = value if isinstance(value, list | tuple) else [value]
+        return tuple({"name": item} if isinstance(item, str) else item for item in listed)
 
     @model_validator(mode="before")
     @classmethod

@@ -1,8 +1,9 @@
 """What is wrong with a configuration, in words: key, value, limit, next step, in one paragraph."""
 
 import difflib
+import re
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from pydantic import ValidationError
 
@@ -31,8 +32,11 @@ def known_keys(section: type[Section] = Config, prefix: str = "") -> Iterator[st
     for name, field in section.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
             yield from known_keys(field.annotation, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}"
+            continue
+        yield f"{prefix}{name}"
+        for item in get_args(field.annotation):  # of a list of sections
+            if isinstance(item, type) and issubclass(item, Section):
+                yield from known_keys(item, f"{prefix}{name}.")
 
 
 def suggest_key(key: str) -> str:
@@ -56,7 +60,8 @@ def _describe(detail: "ErrorDetails") -> str:
     said = f"{key}={value!r}"
     match detail["type"]:
         case "extra_forbidden":
-            return f"{key} is no setting; {suggest_key(key)}"
+            unnumbered = re.sub(r"\.[0-9]+(?=\.)", "", key)
+            return f"{key} is no setting; {suggest_key(unnumbered)}"
         case "greater_than_equal":
             return f"{said} must be at least {limits['ge']:g}; use {limits['ge']:g} or more"
         case "greater_than":

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from es_align.config import Config, Precision
 from es_align.models import ModelPaths, reference_path, resolve_model
+from es_align.reward_checks import reward_specs
 from workers.evaluator import WorkerSpec
 from workers.layers import PerturbedLayer
 from workers.means import MeanSettings
@@ -14,6 +15,7 @@ from workers.pool import Pool, PoolSettings
 from workers.protocol import Prompt
 
 CORES_OF_A_REMOTE_WORKER = 1
+SHARE_FOR_SCORING = 0.5  # of a chunk's deadline, after which its worker counts as hung
 
 
 def make_pool(
@@ -54,6 +56,8 @@ def make_pool(
             if config.space.kind == "weights" and means is not None
             else None
         ),
+        rewards=reward_specs(config),
+        scoring_limit_s=workers.chunk_deadline_s * SHARE_FOR_SCORING,
         is_compiled=workers.gpus > 0 if workers.compile is None else workers.compile,
     )
     return Pool(settings, spec, factors, prompts)

@@ -13,6 +13,7 @@ from es_align.config import Config, StrategyConfig, pass_k
 from es_align.config_errors import nearest
 from es_align.errors import ConfigError, DataError, ModelError
 from es_align.layouts import GROUP_SIZES, Scheme, check_plain, check_precision, stored_scheme
+from es_align.reward_checks import check_rewards
 from es_align.space_checks import check_fused, check_read, check_space
 
 # Named here too because es_align.bundled, which builds them, imports torch; a test compares both.
@@ -52,6 +53,7 @@ def validate(config: Config, *, is_begun: bool = False) -> None:
     if not is_begun:
         check_read(config.space)
     _check_task_data(config)
+    check_rewards(config)
 
 
 def validate_quantize(model: str, out: Path, scheme: Scheme, group_size: int | None) -> None:

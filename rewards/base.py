@@ -22,6 +22,14 @@ class Score(NamedTuple):
     reason: str  # short code: "ok", "no_answer", "wrong", "off_topic", "error:ValueError", ...
 
 
+class Prompted(NamedTuple):
+    """A completion with all that a reward may want to know."""
+
+    completion: str
+    messages: tuple[Mapping[str, str], ...]  # the prompt: chat messages, role and content
+    columns: Columns
+
+
 Reward: TypeAlias = Callable[[str, Columns], Score]
 
 

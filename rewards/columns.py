@@ -28,6 +28,22 @@ def mapping_column(columns: Columns, name: str) -> dict[str, JsonValue]:
     return value
 
 
+def whole_number(columns: Columns, name: str) -> int:
+    """A whole number; DataError if the column is missing or something else."""
+    value = _column(columns, name)
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise DataError(f"column {name}={value!r} must be a whole number; correct the row")
+    return value
+
+
+def whole_numbers(columns: Columns, name: str) -> list[int]:
+    """A list of whole numbers; DataError if the column is missing or something else."""
+    value = _column(columns, name)
+    if not isinstance(value, list):
+        raise DataError(f"column {name}={value!r} must be a list of whole numbers; correct the row")
+    return [whole_number({name: item}, name) for item in value]
+
+
 def _column(columns: Columns, name: str) -> JsonValue:
     if name not in columns:
         raise DataError(

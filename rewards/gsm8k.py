@@ -31,27 +31,48 @@ class Extraction(NamedTuple):
     flexible: str | None
 
 
+class Verdict(NamedTuple):
+    """What one filter says of a completion."""
+
+    passed: bool
+    reason: str  # ok, wrong, empty; strict: no_marker; flexible: no_number
+
+
+class Verdicts(NamedTuple):
+    """What both filters say of a completion."""
+
+    strict: Verdict
+    flexible: Verdict
+
+
 def gsm8k_reward(completion: str, columns: Columns) -> Score:
     """Score one completion against the column `answer` (a number, or a solution ending `#### n`).
 
     Reasons: ok (strict), unmarked (the last number is right, no `#### n`), wrong, no_answer, empty.
     Raises DataError if the column is missing or not a text.
     """
-    target = normalise(text_column(columns, "answer"))
     found = extract(completion)
-    is_strict = found.strict is not None and normalise(found.strict) == target
-    is_flexible = found.flexible is not None and normalise(found.flexible) == target
-    if is_strict:
+    strict, flexible = judge(completion, found, normalise(text_column(columns, "answer")))
+    if strict.passed:
         reward = STRICT_REWARD
-    elif is_flexible:
+    elif flexible.passed:
         reward = FLEXIBLE_REWARD
     else:
         reward = FORMAT_REWARD if found.strict is not None else 0.0
     return Score(
         reward=reward,
-        passed=is_strict,
-        metrics={"strict": float(is_strict), "flexible": float(is_flexible)},
-        reason=_reason(completion, found, is_strict, is_flexible),
+        passed=strict.passed,
+        metrics={"strict": float(strict.passed), "flexible": float(flexible.passed)},
+        reason=_reason(strict, flexible),
+    )
+
+
+def judge(completion: str, found: Extraction, target: str) -> Verdicts:
+    """Both filters' verdicts on what `extract` found; `target` as `normalise` gives it."""
+    empty = "" if completion.strip() else "empty"
+    return Verdicts(
+        _verdict(found.strict, target, empty or "no_marker"),
+        _verdict(found.flexible, target, empty or "no_number"),
     )
 
 
@@ -74,11 +95,16 @@ def _last_number(completion: str) -> str | None:
     return None
 
 
-def _reason(completion: str, found: Extraction, is_strict: bool, is_flexible: bool) -> str:
-    if not completion.strip():
-        return "empty"
-    if is_strict:
-        return "ok"
-    if is_flexible and found.strict is None:
+def _verdict(found: str | None, target: str, nothing: str) -> Verdict:
+    if found is None:
+        return Verdict(False, nothing)
+    is_right = normalise(found) == target
+    return Verdict(is_right, "ok" if is_right else "wrong")
+
+
+def _reason(strict: Verdict, flexible: Verdict) -> str:
+    if flexible.reason == "empty" or strict.passed:
+        return strict.reason
+    if flexible.passed and strict.reason == "no_marker":
         return "unmarked"
-    return "no_answer" if found.flexible is None else "wrong"
+    return "no_answer" if flexible.reason == "no_number" else "wrong"

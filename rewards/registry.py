@@ -1,24 +1,48 @@
-"""Every reward by name: what a task's `reward_name` is looked up in, in the worker."""
+"""Every shipped reward by name, and which of them need a process that can be killed.
+
+What a reward takes after `*` are its options. `es_align.reward_checks` checks them before a model
+loads.
+"""
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import TypeAlias
 
 from kernels.errors import ConfigError
-from rewards.base import Reward
+from rewards.base import Columns, Score
+from rewards.countdown import countdown_reward
+from rewards.exact import exact_match_reward
 from rewards.gsm8k import gsm8k_reward
 from rewards.instructions import instructions_reward
+from rewards.json_schema import json_schema_reward
 from rewards.letters import letters_reward
+from rewards.maths import math_reward
+from rewards.patterns import regex_reward
 from rewards.procedural import reasoning_gym_reward
 
-REWARDS: Mapping[str, Reward] = {
+RewardWithOptions: TypeAlias = Callable[..., Score]
+
+REWARDS: Mapping[str, RewardWithOptions] = {
     "instructions": instructions_reward,
     "gsm8k": gsm8k_reward,
     "reasoning_gym": reasoning_gym_reward,
     "letters": letters_reward,
+    "math": math_reward,
+    "countdown": countdown_reward,
+    "exact_match": exact_match_reward,
+    "regex": regex_reward,
+    "json_schema": json_schema_reward,
+}
+# One completion may keep these busy for ever.
+ISOLATED = frozenset({"math", "regex", "json_schema"})
+# A completion and columns that make them import what they import late, outside the time limit.
+WARM_UP: Mapping[str, tuple[str, Columns]] = {
+    "math": ("\\boxed{1}", {"answer": "1"}),
+    "json_schema": ("{}", {"schema": {}}),
 }
 
 
-def get_reward(name: str) -> Reward:
+def get_reward(name: str) -> RewardWithOptions:
     """The reward of that name; ConfigError with the nearest name if there is none."""
     reward = REWARDS.get(name)
     if reward is None:

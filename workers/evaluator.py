@@ -17,8 +17,10 @@ from typing import Literal
 import numpy as np
 
 from kernels.errors import WorkerError
-from rewards.base import Score, score_batch
+from rewards.base import Prompted, Score, score_batch
 from rewards.registry import get_reward
+from rewards.scoring import DEFAULT_LIMIT_S, Scorer
+from rewards.specs import RewardSpec
 from workers.checkpoints import Checkpoint
 from workers.engines.base import Completion, Engine, EngineSpec, Request
 from workers.layers import PerturbedLayer, save_factors
@@ -57,6 +59,8 @@ class WorkerSpec:
     is_compiled: bool = False
     means: MeanSettings | None = None  # of a seeded space, whose mean each worker moves itself
     locate_reference: Callable[[], Path] | None = None  # full precision, where the mean is weights
+    rewards: tuple[RewardSpec, ...] = ()  # instead of `reward_name`
+    scoring_limit_s: float = DEFAULT_LIMIT_S  # of a chunk; what is not reached has no score
 
 
 class Evaluator:
@@ -69,6 +73,7 @@ class Evaluator:
         Raises EsAlignError if model, prompts or population do not fit.
         """
         self.reward = get_reward(spec.reward_name)
+        self.scorer = _start_scorer(spec)
         self.prompts = {prompt.prompt_id: prompt for prompt in prompts}
         model_path = spec.locate_model()
         self.renderer = Renderer(model_path)
@@ -107,7 +112,7 @@ class Evaluator:
             prompt for _ in chunk.members for prompt in prompts for _ in range(chunk.num_samples)
         ]
         texts = [completion.text for completion in completions]
-        scores = score_batch(self.reward, texts, [prompt.columns for prompt in asked])
+        scores = self._scores(texts, asked)
         shape = (len(chunk.members), len(prompts), chunk.num_samples)
         rewards_MPS = _table([score.reward for score in scores], shape)
         passed_MPS = np.array([score.passed for score in scores]).reshape(shape)
@@ -125,6 +130,16 @@ class Evaluator:
             generate_s=generated - started,
             score_s=time.perf_counter() - generated,
             samples=self._samples(chunk, prompts, completions, scores),
+        )
+
+    def _scores(self, texts: Sequence[str], asked: Sequence[Prompt]) -> list[Score]:
+        if self.scorer is None:
+            return score_batch(self.reward, texts, [prompt.columns for prompt in asked])
+        return self.scorer.score(
+            [
+                Prompted(text, prompt.messages, prompt.columns)
+                for text, prompt in zip(texts, asked, strict=True)
+            ]
         )
 
     def canary(self, members: Members, prompt_id: str) -> list[str]:
@@ -221,6 +236,15 @@ def _start_engine(
     from workers.engines.torch_engine import TorchEngine
 
     return TorchEngine(engine_spec, renderer)
+
+
+def _start_scorer(spec: WorkerSpec) -> Scorer | None:
+    """The configured rewards, loaded; None where the task's own scores."""
+    if not spec.rewards:
+        return None
+    scorer = Scorer(spec.rewards, spec.num_threads, spec.scoring_limit_s)
+    scorer.start()
+    return scorer
 
 
 def _start_means(

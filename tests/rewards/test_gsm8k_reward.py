@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kernels.errors import DataError
-from rewards.gsm8k import extract, gsm8k_reward, normalise
+from rewards.gsm8k import extract, gsm8k_reward, judge, normalise
 
 HALF, FORMAT = 0.5, 0.1
 
@@ -52,6 +52,26 @@ def test_verdicts(completion, answer, strict, flexible, reason):
     assert score.reason == reason
     has_marker = re.search(r"#### -?[0-9.,]+", completion) is not None
     assert score.reward == (1.0 if strict else HALF if flexible else FORMAT if has_marker else 0.0)
+
+
+@pytest.mark.parametrize(
+    ("completion", "strict", "flexible"),
+    [
+        ("#### 18", "ok", "ok"),
+        ("#### 17\n#### 18", "wrong", "ok"),
+        ("#### 18\n#### 17", "ok", "wrong"),
+        ("It is 18", "no_marker", "ok"),
+        ("It is 18.00", "no_marker", "wrong"),
+        ("eighteen", "no_marker", "no_number"),
+        ("####", "no_marker", "no_number"),
+        (" \n", "empty", "empty"),
+    ],
+)
+def test_each_verdict_has_its_reason(completion, strict, flexible):
+    verdicts = judge(completion, extract(completion), "18")
+    assert (verdicts.strict.reason, verdicts.flexible.reason) == (strict, flexible)
+    assert verdicts.strict.passed is (strict == "ok")
+    assert verdicts.flexible.passed is (flexible == "ok")
 
 
 PIECES = ["####", " ", "\n", "-", "$", "18", "1,0", "0.5", ".", ",", "x", "=", "**", "7", "\u2212"]
