@@ -28,6 +28,14 @@ def mapping_column(columns: Columns, name: str) -> dict[str, JsonValue]:
     return value
 
 
+def list_column(columns: Columns, name: str) -> list[JsonValue]:
+    """A list of anything; DataError if the column is missing or something else."""
+    value = _column(columns, name)
+    if not isinstance(value, list):
+        raise DataError(f"column {name}={value!r} must be a list; correct the row")
+    return value
+
+
 def _column(columns: Columns, name: str) -> JsonValue:
     if name not in columns:
         raise DataError(

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from kernels.errors import ConfigError
 from rewards.base import Reward
 from rewards.gsm8k import gsm8k_reward
+from rewards.instruction_following import ifeval_loose_reward, ifeval_reward
 from rewards.instructions import instructions_reward
 from rewards.letters import letters_reward
 from rewards.procedural import reasoning_gym_reward
@@ -15,6 +16,8 @@ REWARDS: Mapping[str, Reward] = {
     "gsm8k": gsm8k_reward,
     "reasoning_gym": reasoning_gym_reward,
     "letters": letters_reward,
+    "ifeval": ifeval_reward,
+    "ifeval_loose": ifeval_loose_reward,
 }
 
 

@@ -1,0 +1,46 @@
+"""Words in capitals, counted by the tokens of NLTK 3.10's word_tokenize (Penn Treebank rules).
+
+Our own form of the rules, reduced to what parts two letters: how marks alone are divided does not
+change the count. A test compares the counts with NLTK's where that is installed.
+"""
+
+import re
+
+from rewards.ifeval.sentences import split_sentences
+
+_CLITIC_WORDS = (
+    r"(?i)\b(can(?=not\b)|d(?='ye\b)|gim(?=me\b)|gon(?=na\b)|got(?=ta\b)|lem(?=me\b)|more(?='n\b)"
+    r"|wan(?=na\s))(not|'ye|me|na|ta|'n)"
+)
+# In order: each rule sees the blanks that the ones before it put in.
+_RULES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
+    (re.compile(pattern), replacement)
+    for pattern, replacement in (
+        (r"[«“‘„]|`+", r" \g<0> "),  # noqa: RUF001 (these characters are the point)
+        (r'^"', " `` "),
+        (r"([ (\[{<])(?:\"|'')", r"\1 `` "),
+        (r"(?i)(?<!\w)'(?!(?:re|ve|ll|m|t|s|d|n)\b)(?=\w)", "' "),
+        (r"""([^.])(\.)([\])}>"'»”’ ]*+)\s*$""", r"\1 \2 \3 "),  # noqa: RUF001
+        (r"([:,])([^\d])", r" \1 \2"),
+        (r"[:,]$", r" \g<0> "),
+        (r"\.{2,}|[;@#$%&?!\u2012-\u2015]", r" \g<0> "),
+        (r"([^'])' ", r"\1 ' "),
+        (r"--|[*\][(){}<>]", r" \g<0> "),
+        (r"''|[\"»”’]", r" \g<0> "),  # noqa: RUF001
+        (r"^|\s+|$", " "),
+        (r"([^' ])('[sSmMdD]|') ", r"\1 \2 "),
+        (r"([^' ])('ll|'LL|'re|'RE|'ve|'VE|n't|N'T) ", r"\1 \2 "),
+        (_CLITIC_WORDS, r" \1 \2 "),
+    )
+)
+
+
+def num_capital_words(text: str) -> int:
+    """How many tokens hold a capital letter and no small one."""
+    return sum(token.isupper() for sentence in split_sentences(text) for token in _tokens(sentence))
+
+
+def _tokens(sentence: str) -> list[str]:
+    for pattern, replacement in _RULES:
+        sentence = pattern.sub(replacement, sentence)
+    return sentence.split()
