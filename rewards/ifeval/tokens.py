@@ -10,9 +10,14 @@ import regex
 
 from rewards.ifeval.sentences import split_sentences
 
-_JOINED_WORDS = re.compile(  # the one rule that NLTK leaves to `re`, whose \b is another
-    r"(?i)\b(can(?=not\b)|d(?='ye\b)|gim(?=me\b)|gon(?=na\b)|got(?=ta\b)|lem(?=me\b)|more(?='n\b)"
-    r"|wan(?=na\s))(not|'ye|me|na|ta|'n)"
+# The rules that NLTK leaves to `re`, whose \b is another, and applies last.
+_JOINED_WORDS = tuple(
+    re.compile(pattern, re.IGNORECASE)
+    for pattern in (
+        r"\b(can(?=not\b)|d(?='ye\b)|gim(?=me\b)|gon(?=na\b)|got(?=ta\b)|lem(?=me\b)"
+        r"|more(?='n\b)|wan(?=na\s))(not|'ye|me|na|ta|'n)",
+        r" ('t)(is|was)\b",
+    )
 )
 # In order: each rule sees the blanks that the ones before it put in.
 _RULES: tuple[tuple[regex.Pattern[str], str], ...] = tuple(
@@ -44,4 +49,6 @@ def num_capital_words(text: str) -> int:
 def _tokens(sentence: str) -> list[str]:
     for pattern, replacement in _RULES:
         sentence = pattern.sub(replacement, sentence)
-    return _JOINED_WORDS.sub(r" \1 \2 ", sentence).split()
+    for pattern in _JOINED_WORDS:
+        sentence = pattern.sub(r" \1 \2 ", sentence)
+    return sentence.split()
