@@ -26,6 +26,8 @@ from rewards.ifeval.detection import load_profiles
 from rewards.ifeval.sentences import load_parameters
 from rewards.instruction_following import ifeval_reward
 
+SENTENCES = range(10, 60)  # some 1,500 characters, as long as a model's own
+
 
 def columns_of(prompt: IfevalPrompt) -> Columns:
     """The columns a task would give the reward."""
@@ -46,7 +48,7 @@ def make_responses(prompts: list[IfevalPrompt], num: int) -> list[tuple[str, Col
     """Made-up responses to the prompts in turn, and their columns."""
     generator = random.Random(0)
     rows = [prompts[index % len(prompts)] for index in range(num)]
-    return [(make_response(row, generator), columns_of(row)) for row in rows]
+    return [(make_response(row, generator, sentences=SENTENCES), columns_of(row)) for row in rows]
 
 
 def main() -> None:
@@ -66,7 +68,8 @@ def main() -> None:
     )
 
     started = time.process_time()
-    load_profiles(), load_parameters()
+    load_profiles()
+    load_parameters()
     load_s = time.process_time() - started
     seconds, seconds_by_kind = [], defaultdict(list)
     for response, columns in rows:

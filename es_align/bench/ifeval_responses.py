@@ -44,10 +44,15 @@ def read_ifeval_prompts(file: Path) -> list[IfevalPrompt]:
     ]
 
 
-def make_response(prompt: IfevalPrompt, generator: random.Random) -> str:
-    """A response that follows each instruction with `FOLLOW_PROBABILITY`, or nearly does."""
+def make_response(
+    prompt: IfevalPrompt, generator: random.Random, *, sentences: range = range(1, 14)
+) -> str:
+    """A response that follows each instruction with `FOLLOW_PROBABILITY`, or nearly does.
+
+    `sentences`: how long it is before an instruction asks for another length.
+    """
     pool = SENTENCES if generator.random() < 0.7 else tuple(f"{text}." for text in PLAIN)
-    response = _sentences(generator.randrange(1, 14), pool, generator)
+    response = _sentences(generator.choice(sentences), pool, generator)
     asked = dict(zip(prompt.instruction_ids, prompt.kwargs, strict=True))
     for instruction_id, shape in _SHAPES.items():
         if instruction_id in asked and generator.random() < FOLLOW_PROBABILITY:

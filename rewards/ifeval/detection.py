@@ -31,6 +31,7 @@ _ENOUGH_PROBABILITY = 0.99999
 _SMOOTHING, _SMOOTHING_SPREAD = 0.5, 0.05
 _BASE_FREQUENCY = 10_000
 _LONGEST = 3
+_MARGIN = 0.01  # far above the rounding of a mean
 
 _LATIN = re.compile(r"[A-z]")  # with the six marks between Z and a, as there
 _NOT_LATIN = re.compile(r"[\u0300-\u1dff\u1f00-\U0010ffff]")
@@ -87,25 +88,34 @@ def detect_language(text: str) -> str | None:
 
 
 def _average(grams: list[int], odds_GL: np.ndarray) -> np.ndarray:
-    """Mean probabilities over the trials, float64 [L]."""
+    """Mean probabilities over the trials, float64 [L]; trials that cannot change the best are left.
+
+    D is a number of draws.
+    """
     generator = random.Random(SEED)
     num_languages = odds_GL.shape[1]
     mean_L = np.zeros(num_languages)
-    for _ in range(_NUM_TRIALS):
+    for trial in range(_NUM_TRIALS):
         probability_L = np.full(num_languages, 1.0 / num_languages)
         smoothing = _SMOOTHING + generator.gauss(0.0, 1.0) * _SMOOTHING_SPREAD
         weight = smoothing / _BASE_FREQUENCY
         num_draws = 1  # langdetect looks after the first draw, and then after every fifth
         for num_drawn in range(0, _MAX_DRAWS + 1, _DRAWS_PER_CHECK):
-            drawn = [generator.choice(grams) for _ in range(num_draws)]
-            for odds_L in odds_GL[drawn] + weight:
-                probability_L *= odds_L
+            drawn_DL = odds_GL.take([generator.choice(grams) for _ in range(num_draws)], axis=0)
+            drawn_DL += weight
+            drawn_DL[0] *= probability_L
+            probability_L = np.multiply.reduce(drawn_DL, axis=0)  # in order: the same to the bit
             # Python's sum and not NumPy's, whose other order may move the check by one step.
-            probability_L /= sum(probability_L.tolist())
-            if probability_L.max() > _ENOUGH_PROBABILITY or num_drawn >= _MAX_DRAWS:
+            values = probability_L.tolist()
+            total = sum(values)
+            probability_L /= total
+            if max(values) / total > _ENOUGH_PROBABILITY or num_drawn >= _MAX_DRAWS:
                 break
             num_draws = _DRAWS_PER_CHECK
         mean_L += probability_L / _NUM_TRIALS
+        second, first = np.partition(mean_L, -2)[-2:]
+        if first - second > (_NUM_TRIALS - 1 - trial + _MARGIN) / _NUM_TRIALS:
+            break
     return mean_L
 
 

@@ -19,6 +19,9 @@ _JOINED_WORDS = tuple(
         r" ('t)(is|was)\b",
     )
 )
+# A token in capitals shows one of these in ASCII text, since no rule parts a letter from the next
+# except in joined words and before N'T, whose halves hold one too.
+_LONE_CAPITAL = re.compile(r"(?<![a-z])[A-Z](?![a-z])")
 # In order: each rule sees the blanks that the ones before it put in.
 _RULES: tuple[tuple[regex.Pattern[str], str], ...] = tuple(
     (regex.compile(pattern), replacement)
@@ -43,7 +46,12 @@ _RULES: tuple[tuple[regex.Pattern[str], str], ...] = tuple(
 
 def num_capital_words(text: str) -> int:
     """How many tokens hold a capital letter and no small one."""
-    return sum(token.isupper() for sentence in split_sentences(text) for token in _tokens(sentence))
+    return sum(
+        token.isupper()
+        for sentence in split_sentences(text)
+        if not sentence.isascii() or _LONE_CAPITAL.search(sentence)
+        for token in _tokens(sentence)
+    )
 
 
 def _tokens(sentence: str) -> list[str]:
