@@ -36,7 +36,7 @@ KWARGS = [
     {name: ALL_ARGUMENTS.get(name, 1) for name in checker.arguments}
     for checker in CHECKERS.values()
 ]
-MARKS = """* ** *** ****** - . ? ! ?! , : ; " ' ” ’ « ` ``` [ ] { } < > ( ) << >> # @ -- ... 1 $"""
+MARKS = """* ** *** ****** - . ? ! ?! , : ; " ' ” ’ « ` ``` [ ] { } < > ( ) << >> # @ -- ... 1 $"""  # noqa: RUF001
 WORDS = "bread Oven BREAD IT'S That is all. P.S. Section 1 [a] <<a>> {} Dr. a.m. é 中文 नमस्ते 🙂 Σ ǅ"
 BLANKS = (" ", "\n", "\n\n", "\x1c", "\u2028", "\u0301", "\ud800", "\x00")
 PIECES = st.sampled_from((*MARKS.split(), *WORDS.split(), *BLANKS))
