@@ -38,10 +38,15 @@ def whole_number(columns: Columns, name: str) -> int:
 
 def whole_numbers(columns: Columns, name: str) -> list[int]:
     """A list of whole numbers; DataError if the column is missing or something else."""
+    return [whole_number({name: item}, name) for item in list_column(columns, name)]
+
+
+def list_column(columns: Columns, name: str) -> list[JsonValue]:
+    """A list of anything; DataError if the column is missing or something else."""
     value = _column(columns, name)
     if not isinstance(value, list):
-        raise DataError(f"column {name}={value!r} must be a list of whole numbers; correct the row")
-    return [whole_number({name: item}, name) for item in value]
+        raise DataError(f"column {name}={value!r} must be a list; correct the row")
+    return value
 
 
 def _column(columns: Columns, name: str) -> JsonValue:

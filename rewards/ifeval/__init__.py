@@ -1,6 +1,8 @@
 """Constraint checkers under IFEval's own instruction ids (Zhou et al. 2023, arXiv 2311.07911).
 
-One family a file. A new one adds its module to `_FAMILIES`, and nothing else changes.
+All 25 kinds of its data set, one family a file. A new one adds its module to `_FAMILIES`, and
+nothing else changes. Nothing is loaded at import and nothing is fetched, ever: language profiles
+and sentence parameters come out of installed packages when a check first needs them.
 """
 
 import difflib
@@ -9,9 +11,11 @@ from collections.abc import Mapping
 from kernels.errors import ConfigError
 from rewards.ifeval import (
     change_case,
+    combination,
     detectable_content,
     detectable_format,
     keywords,
+    language,
     length_constraints,
     punctuation,
     startend,
@@ -28,6 +32,8 @@ _FAMILIES = (
     keywords.CHECKERS,
     length_constraints.CHECKERS,
     detectable_content.CHECKERS,
+    combination.CHECKERS,
+    language.CHECKERS,
 )
 
 CHECKERS: Mapping[str, Checker] = {

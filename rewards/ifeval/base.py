@@ -3,11 +3,15 @@
 `follows` has the meaning of IFEval's strict check (Zhou et al. 2023, arXiv 2311.07911): an empty
 response follows nothing. `progress` gives evolution a slope where the verdict is flat; it is 1.0
 exactly when `follows` is true, which this class guarantees whatever a family's own measure says.
+Kinds that the `instructions` task does not ask for have no slope: their progress is 0.0 or 1.0.
 
 Left out: language detection. IFEval also asks that lower- and uppercase answers be detected as
-English; langdetect draws at random and is not used here, so those two check the case alone.
+English. Such a kind is marked `is_english`, and `rewards.ifeval.verdicts` adds the detection; here
+the case alone counts, since the short answers of the `instructions` task are often misdetected.
 """
 
+import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
@@ -16,31 +20,44 @@ from kernels.errors import DataError
 from rewards.base import JsonValue
 
 Arguments: TypeAlias = Mapping[str, JsonValue]
-ArgumentKind = Literal["text", "texts", "count"]
+ArgumentKind = Literal["text", "texts", "count", "relation", "character"]
+Follows: TypeAlias = Callable[[str], bool]  # a response that is not blank to its verdict
 
 MAX_PARTIAL_PROGRESS = 0.99
+LESS_THAN, AT_LEAST = "less than", "at least"
+
+
+def no_slope(_: str, __: Arguments) -> float:
+    """The partial progress of kinds that have none."""
+    return 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Checker:
-    """One instruction kind; built once, at import, and free of state."""
+    """One instruction kind; made at import, and free of state."""
 
     instruction_id: str
     arguments: Mapping[str, ArgumentKind]
-    is_followed: Callable[[str, Arguments], bool]
-    partial_progress: Callable[[str, Arguments], float]  # [0, 1], called only if not followed
+    make: Callable[[Arguments], Follows]  # of arguments that `check_arguments` accepts
+    partial_progress: Callable[[str, Arguments], float] = no_slope  # [0, 1], if not followed
+    is_english: bool = False  # whether IFEval asks for English as well
+
+    def build(self, kwargs: Arguments) -> Follows:
+        """The check with its arguments, for any number of responses; DataError as for `follows`."""
+        self.check_arguments(kwargs)
+        return self.make(kwargs)
 
     def follows(self, response: str, **kwargs: JsonValue) -> bool:
         """Whether the instruction is followed; DataError for a missing or wrong argument."""
-        self.check_arguments(kwargs)
-        return bool(response.strip()) and self.is_followed(response, kwargs)
+        is_followed = self.build(kwargs)
+        return bool(response.strip()) and is_followed(response)
 
     def progress(self, response: str, **kwargs: JsonValue) -> float:
         """How near the response is, in [0, 1]; 1.0 exactly when `follows`. DataError as there."""
-        self.check_arguments(kwargs)
+        is_followed = self.build(kwargs)
         if not response.strip():
             return 0.0
-        if self.is_followed(response, kwargs):
+        if is_followed(response):
             return 1.0
         return min(MAX_PARTIAL_PROGRESS, max(0.0, self.partial_progress(response, kwargs)))
 
@@ -53,8 +70,8 @@ class Checker:
             value = kwargs.get(name)
             if value is None:
                 raise DataError(
-                    f"{self.instruction_id} needs the argument {name!r}, which is missing; "
-                    f"add it to the row's kwargs"
+                    f"{self.instruction_id} needs the argument {name!r}, which is missing; it "
+                    f"takes {', '.join(self.arguments)}: add it to the row's kwargs"
                 )
             if not _is_kind(value, kind):
                 raise DataError(
@@ -73,24 +90,33 @@ _KINDS: Mapping[ArgumentKind, str] = {
     "text": "a text that is not blank",
     "texts": "a list of one or more texts that are not blank",
     "count": "a whole number, 1 or more",
+    "relation": f"{LESS_THAN!r} or {AT_LEAST!r}",
+    "character": "one character that is not blank",
 }
 
 
 def _is_kind(value: JsonValue, kind: ArgumentKind) -> bool:
-    if kind == "text":
-        return isinstance(value, str) and bool(value.strip())
-    if kind == "texts":
-        return (
-            isinstance(value, list)
-            and bool(value)
-            and all(isinstance(item, str) and item.strip() for item in value)
-        )
-    return (
-        isinstance(value, int | float)
-        and not isinstance(value, bool)
-        and value >= 1
-        and value == int(value)
-    )
+    match kind:
+        case "text":
+            return isinstance(value, str) and bool(value.strip())
+        case "texts":
+            return (
+                isinstance(value, list)
+                and bool(value)
+                and all(isinstance(item, str) and item.strip() for item in value)
+            )
+        case "count":
+            return (
+                isinstance(value, int | float)
+                and not isinstance(value, bool)
+                and math.isfinite(value)
+                and value >= 1
+                and value == int(value)
+            )
+        case "relation":
+            return value in (LESS_THAN, AT_LEAST)
+        case "character":
+            return isinstance(value, str) and len(value) == 1 and bool(value.strip())
 
 
 def text(kwargs: Arguments, name: str) -> str:
@@ -108,3 +134,22 @@ def count(kwargs: Arguments, name: str) -> int:
     """A count argument that `check_arguments` has already accepted."""
     value = kwargs[name]
     return int(value) if isinstance(value, int | float) else 0
+
+
+def holds(kwargs: Arguments, relation: str, limit: str) -> Callable[[int], bool]:
+    """Whether a number is less than the limit or at least that, by two accepted arguments."""
+    number = count(kwargs, limit)
+    if kwargs[relation] == LESS_THAN:
+        return lambda found: found < number
+    return lambda found: found >= number
+
+
+def expression(instruction_id: str, name: str, source: str, flags: int = 0) -> re.Pattern[str]:
+    """Compile an argument that IFEval reads as a regular expression; DataError if it is none."""
+    try:
+        return re.compile(source, flags)
+    except re.error as error:
+        raise DataError(
+            f"{instruction_id}: {name} {source!r} is not a valid regular expression ({error}); "
+            f"escape it in the row's kwargs"
+        ) from error

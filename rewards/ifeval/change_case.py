@@ -1,19 +1,28 @@
-"""change_case: the whole answer in lowercase, or in capitals.
+"""change_case: the whole answer in lowercase, in capitals, or with so many words in capitals.
 
 The share of right letters alone is a poor slope: an ordinary English sentence is 96 % lowercase
 already. Half of the progress therefore comes from the number of words that still hold a wrong
 letter. IFEval's language detection is left out, see `rewards.ifeval.base`.
+
+Words in capitals are counted as IFEval counts them, by the tokens of the Penn Treebank: a clitic
+is a word of its own (IT'S has two), a hyphen joins.
 """
 
-from rewards.ifeval.base import Arguments, Checker
+from rewards.ifeval.base import Arguments, Checker, Follows, holds
+from rewards.ifeval.tokens import num_capital_words
 
 
-def _is_lowercase(response: str, _: Arguments) -> bool:
-    return response.islower()
+def _lowercase(_: Arguments) -> Follows:
+    return str.islower
 
 
-def _is_capital(response: str, _: Arguments) -> bool:
-    return response.isupper()
+def _capital(_: Arguments) -> Follows:
+    return str.isupper
+
+
+def _capital_words(kwargs: Arguments) -> Follows:
+    is_right = holds(kwargs, "capital_relation", "capital_frequency")
+    return lambda response: is_right(num_capital_words(response))
 
 
 def _lowercase_progress(response: str, _: Arguments) -> float:
@@ -39,6 +48,11 @@ def _case_progress(num_right: int, num_wrong: int, num_wrong_words: int) -> floa
 
 
 CHECKERS = (
-    Checker("change_case:english_lowercase", {}, _is_lowercase, _lowercase_progress),
-    Checker("change_case:english_capital", {}, _is_capital, _capital_progress),
+    Checker("change_case:english_lowercase", {}, _lowercase, _lowercase_progress, is_english=True),
+    Checker("change_case:english_capital", {}, _capital, _capital_progress, is_english=True),
+    Checker(
+        "change_case:capital_word_frequency",
+        {"capital_relation": "relation", "capital_frequency": "count"},
+        _capital_words,
+    ),
 )

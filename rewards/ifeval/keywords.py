@@ -1,37 +1,68 @@
-"""keywords: every given keyword appears; as in IFEval it is a regular expression, case ignored."""
+"""keywords: given words appear, so often, or not at all, and so does a letter.
+
+As in IFEval a keyword is a regular expression, case ignored, and is found inside of longer words,
+a forbidden word only as a whole one. Any character may be counted as the letter: IFEval replaces
+one outside of a-z by a random letter at each check, which decides its keys 1122 ("#") and 1129
+("!") by chance; here they count what their prompts ask for.
+"""
 
 import re
-from functools import lru_cache
 
-from kernels.errors import DataError
-from rewards.ifeval.base import Arguments, Checker, texts
+from rewards.ifeval.base import Arguments, Checker, Follows, expression, holds, text, texts
 
-_MAX_CACHED_PATTERNS = 4096
-
-
-@lru_cache(_MAX_CACHED_PATTERNS)
-def _pattern(keyword: str) -> re.Pattern[str]:
-    try:
-        return re.compile(keyword, re.IGNORECASE)
-    except re.error as error:
-        raise DataError(
-            f"keywords:existence: keyword {keyword!r} is not a valid regular expression ({error}); "
-            f"escape it in the row's kwargs"
-        ) from error
+_EXISTENCE = "keywords:existence"
+_FREQUENCY = "keywords:frequency"
+_FORBIDDEN = "keywords:forbidden_words"
 
 
-def _has_keywords(response: str, kwargs: Arguments) -> bool:
-    return _num_found(response, kwargs) == len(texts(kwargs, "keywords"))
+def _patterns(kwargs: Arguments) -> list[re.Pattern[str]]:
+    return [
+        expression(_EXISTENCE, "keyword", keyword, re.IGNORECASE)
+        for keyword in texts(kwargs, "keywords")
+    ]
 
 
-def _keywords_progress(response: str, kwargs: Arguments) -> float:
-    return _num_found(response, kwargs) / len(texts(kwargs, "keywords"))
+def _existence(kwargs: Arguments) -> Follows:
+    patterns = _patterns(kwargs)
+    return lambda response: all(pattern.search(response) for pattern in patterns)
 
 
-def _num_found(response: str, kwargs: Arguments) -> int:
-    return sum(bool(_pattern(keyword).search(response)) for keyword in texts(kwargs, "keywords"))
+def _existence_progress(response: str, kwargs: Arguments) -> float:
+    patterns = _patterns(kwargs)
+    return sum(bool(pattern.search(response)) for pattern in patterns) / len(patterns)
+
+
+def _frequency(kwargs: Arguments) -> Follows:
+    is_right = holds(kwargs, "relation", "frequency")
+    keyword = expression(_FREQUENCY, "keyword", text(kwargs, "keyword").strip(), re.IGNORECASE)
+    return lambda response: is_right(len(keyword.findall(response)))
+
+
+def _forbidden(kwargs: Arguments) -> Follows:
+    words = [
+        expression(_FORBIDDEN, "forbidden word", rf"\b{word}\b", re.IGNORECASE)
+        for word in texts(kwargs, "forbidden_words")
+    ]
+    return lambda response: not any(word.search(response) for word in words)
+
+
+def _letter(kwargs: Arguments) -> Follows:
+    is_right = holds(kwargs, "let_relation", "let_frequency")
+    letter = text(kwargs, "letter").lower()
+    return lambda response: is_right(response.lower().count(letter))
 
 
 CHECKERS = (
-    Checker("keywords:existence", {"keywords": "texts"}, _has_keywords, _keywords_progress),
+    Checker(_EXISTENCE, {"keywords": "texts"}, _existence, _existence_progress),
+    Checker(
+        _FREQUENCY,
+        {"keyword": "text", "frequency": "count", "relation": "relation"},
+        _frequency,
+    ),
+    Checker(_FORBIDDEN, {"forbidden_words": "texts"}, _forbidden),
+    Checker(
+        "keywords:letter_frequency",
+        {"letter": "character", "let_frequency": "count", "let_relation": "relation"},
+        _letter,
+    ),
 )

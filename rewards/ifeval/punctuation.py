@@ -1,14 +1,14 @@
 """punctuation: no commas anywhere in the answer."""
 
-from rewards.ifeval.base import Arguments, Checker
+from rewards.ifeval.base import Arguments, Checker, Follows
 
 
-def _has_no_comma(response: str, _: Arguments) -> bool:
-    return "," not in response
+def _no_comma(_: Arguments) -> Follows:
+    return lambda response: "," not in response
 
 
 def _no_comma_progress(response: str, _: Arguments) -> float:
     return 1 / (1 + response.count(","))
 
 
-CHECKERS = (Checker("punctuation:no_comma", {}, _has_no_comma, _no_comma_progress),)
+CHECKERS = (Checker("punctuation:no_comma", {}, _no_comma, _no_comma_progress),)

@@ -1,6 +1,6 @@
 """startend: the answer wrapped in double quotation marks, or ended with a given phrase."""
 
-from rewards.ifeval.base import Arguments, Checker, text
+from rewards.ifeval.base import Arguments, Checker, Follows, text
 
 _QUOTES = '"'
 _TYPOGRAPHIC_QUOTES = "“”„«»'‘’`"  # noqa: RUF001 (these characters are the point)
@@ -8,7 +8,11 @@ _PUNCTUATION = ".,!?;:"
 _TYPOGRAPHIC_CREDIT = 0.6  # of the mark's share: near, but IFEval accepts only the straight one
 
 
-def _is_quoted(response: str, _: Arguments) -> bool:
+def _quotation(_: Arguments) -> Follows:
+    return _is_quoted
+
+
+def _is_quoted(response: str) -> bool:
     stripped = response.strip()
     return len(stripped) > 1 and stripped[0] == '"' and stripped[-1] == '"'
 
@@ -26,8 +30,9 @@ def _mark_credit(character: str) -> float:
     return _TYPOGRAPHIC_CREDIT if character in _TYPOGRAPHIC_QUOTES else 0.0
 
 
-def _ends_with_phrase(response: str, kwargs: Arguments) -> bool:
-    return _ending(response).endswith(_phrase(kwargs))
+def _end(kwargs: Arguments) -> Follows:
+    phrase = _phrase(kwargs)
+    return lambda response: _ending(response).endswith(phrase)
 
 
 def _end_progress(response: str, kwargs: Arguments) -> float:
@@ -61,6 +66,6 @@ def _phrase(kwargs: Arguments) -> str:
 
 
 CHECKERS = (
-    Checker("startend:quotation", {}, _is_quoted, _quotation_progress),
-    Checker("startend:end_checker", {"end_phrase": "text"}, _ends_with_phrase, _end_progress),
+    Checker("startend:quotation", {}, _quotation, _quotation_progress),
+    Checker("startend:end_checker", {"end_phrase": "text"}, _end, _end_progress),
 )

@@ -22,6 +22,9 @@ ROW = {
     "schema": {"type": "object"},
 }
 
+IFEVAL_ROW = {"instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]}
+ROWS = {"ifeval": IFEVAL_ROW}
+
 
 @pytest.mark.parametrize("name", REWARDS)
 def test_a_reward_is_found_by_name(name):
@@ -36,7 +39,7 @@ def test_an_unknown_name_is_answered_with_the_nearest():
 @pytest.mark.parametrize("name", sorted(REWARDS.keys() - ISOLATED))
 @given(completion=st.text())
 def test_every_reward_is_a_number_from_zero_to_one(name, completion):
-    score = get_reward(name)(completion, ROW)
+    score = get_reward(name)(completion, ROWS.get(name, ROW))
     assert score.reward is not None
     assert 0.0 <= score.reward <= 1.0
     assert score.reason
