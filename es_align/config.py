@@ -82,7 +82,7 @@ class RewardConfig(Section):
     time_limit_s: Positive = 10.0
     """math, regex, json_schema, functions of yours: of one call; what is later is killed."""
     batch_size: Count = 16
-    """Functions of yours: completions in one call, which share its fate."""
+    """Functions of yours: completions in one call; asked one at a time where it fails."""
     processes: Count | None = None
     """Processes on each worker; none: its cores, one for a function of yours."""
     chat: bool = False

@@ -15,6 +15,7 @@ from rewards.registry import get_reward
 from rewards.specs import RewardSpec
 
 DEFAULT_LIMIT_S = 300.0
+FAULT = "error:"  # how reasons of what failed begin
 
 
 class Scorer:
@@ -63,11 +64,33 @@ class Scorer:
             texts, rows = [item.completion for item in items], [item.columns for item in items]
             scores = score_batch(reward, texts, rows)
         else:
-            size = 1 if spec.is_shipped else spec.batch_size
-            calls = [items[start : start + size] for start in range(0, len(items), size)]
-            done = self._pools[index].run(calls, ends - time.monotonic())
-            scores = [score for call in done for score in call]
+            scores = self._in_processes(index, items, ends)
         return scores if spec.pass_at is None else [_passed(s, spec.pass_at) for s in scores]
+
+    def _in_processes(self, index: int, items: Sequence[Prompted], ends: float) -> list[Score]:
+        """A fault of a call is put down to the items that fail when asked alone, call by call until
+        a whole one fails that way, which is then the function's fault and not an item's.
+        """
+        spec, pool = self._specs[index], self._pools[index]
+        size = 1 if spec.is_shipped else spec.batch_size
+        starts = range(0, len(items), size)
+        calls = [items[start : start + size] for start in starts]
+        scores = [score for done in pool.run(calls, ends - time.monotonic()) for score in done]
+        for start, call in zip(starts, calls, strict=True):
+            places = slice(start, start + len(call))
+            left_s = ends - time.monotonic()
+            if len(call) == 1 or left_s <= 0 or not _has_failed(scores[places]):
+                continue
+            alone = pool.run([[item] for item in call], left_s)
+            scores[places] = [score for (score,) in alone]
+            if _has_failed(scores[places]):
+                break
+        return scores
+
+
+def _has_failed(scores: Sequence[Score]) -> bool:
+    """Whether none of a call's items has a score, for a fault."""
+    return all(score.reason.startswith(FAULT) for score in scores)
 
 
 def combine(specs: Sequence[RewardSpec], scores: Sequence[Score]) -> Score:
@@ -81,7 +104,7 @@ def combine(specs: Sequence[RewardSpec], scores: Sequence[Score]) -> Score:
         return score if score.reward is None else score._replace(reward=weight * score.reward)
     labels = _labels(specs)
     for label, score in zip(labels, scores, strict=True):
-        if score.reason.startswith("error:"):
+        if score.reason.startswith(FAULT):
             return unscored(f"{score.reason}:{label}")
     known = [
         (spec, s.reward) for spec, s in zip(specs, scores, strict=True) if s.reward is not None
