@@ -1,6 +1,7 @@
 """The folder of a run: what is in it, how it is begun, and how it is taken up again after any kill.
 
     config.json        the resolved configuration
+    prompt.json, rewards/  what else it was given (see `es_align.run_inputs`)
     basis.safetensors  frozen directions, so that the folder is enough to rebuild every generation
                        (space `weights` also reads the model's weights)
     ledger.jsonl       the run itself (see `es_align.ledger`)
@@ -38,6 +39,8 @@ CHECKPOINTS = "checkpoints"
 ADAPTER = "adapter"
 MODEL = "model"
 PLOTS = "plots"
+PROMPT_FILE = "prompt.json"
+REWARDS = "rewards"
 
 
 class RunFolder:
@@ -116,7 +119,7 @@ def check_new(folder: RunFolder) -> None:
             "go on with it by --resume, or choose another --run-dir"
         )
     left_overs = {CONFIG_FILE, BASIS_FILE, LEDGER_FILE}
-    left_overs |= {METRICS_FILE, SAMPLES_FILE, EVALUATIONS_FILE}
+    left_overs |= {METRICS_FILE, SAMPLES_FILE, EVALUATIONS_FILE, PROMPT_FILE, REWARDS}
     if folder.path.is_file():
         raise RunFolderError(f"{folder.path} is a file; choose another --run-dir")
     if folder.path.is_dir():

@@ -19,6 +19,7 @@ from es_align.models import ModelPaths
 from es_align.rebuild import Rebuilt, first_digest, mean_member, run_at, start_strategy
 from es_align.rollout import Rollout
 from es_align.run_folder import RunFolder, check_new, check_resumable
+from es_align.run_inputs import RunInputs, check_inputs, keep_inputs
 from es_align.spaces import Space, load_space, make_space
 from es_align.strategies import Update
 from workers.layers import save_factors
@@ -156,15 +157,17 @@ class Run:
 
 
 def begin_run(
-    folder: RunFolder, config: Config, model: ModelPaths, prompts: Sequence[Prompt] = ()
+    folder: RunFolder, config: Config, model: ModelPaths, prompts: Sequence[Prompt]
 ) -> Run:
     """Start a new run; the ledger is created last, so a kill before leaves nothing that counts.
 
-    `prompts` are the task's training prompts, which basis `activations` reads. Raises ConfigError
-    or ModelError if the space cannot be made of this model.
+    `prompts` are the task's training prompts; the first one's rendering is kept, and basis
+    `activations` reads them. Raises ConfigError or ModelError if the space cannot be made of this
+    model.
     """
     check_new(folder)
     folder.write_config(config)
+    keep_inputs(folder.path, RunInputs.of(config, model, prompts))
     space = make_space(config.space, model.reference, engine_path=model.engine, prompts=prompts)
     save_factors(space.factors, folder.basis)
     mean_digest = first_digest(config, space.factors, space.dimension)
@@ -183,13 +186,16 @@ def begin_run(
     return Run(folder, config, space, Ledger.create(folder.ledger, header), start)
 
 
-def resume_run(folder: RunFolder, config: Config) -> Run:
+def resume_run(
+    folder: RunFolder, config: Config, model: ModelPaths, prompts: Sequence[Prompt]
+) -> Run:
     """Take up a run after its last complete generation.
 
-    Raises RunFolderError if there is none or the configuration changed, LedgerError if the ledger
+    Raises RunFolderError if there is none or what it was given changed, LedgerError if the ledger
     is damaged, the basis is not the one the run was begun with, or the state cannot be rebuilt.
     """
     check_resumable(folder, config)
+    check_inputs(folder.path, RunInputs.of(config, model, prompts))
     ledger = Ledger.open(folder.ledger, for_append=True)
     space = load_space(config.space, folder.basis)
     if space.digest != ledger.header.basis_digest:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
+from begun import begin
 from compressed_tensors.compressors import ModelCompressor
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
@@ -26,7 +27,6 @@ from es_align.models import ModelPaths, linear_shapes, linear_weights, resolve_m
 from es_align.preflight import validate
 from es_align.quantizing import quantize_model
 from es_align.run_folder import RunFolder
-from es_align.session import begin_run
 from es_align.space_checks import check_writable
 from es_align.spaces import make_space
 from es_align.stored_weights import StoredWeights
@@ -272,7 +272,7 @@ def test_an_export_names_the_quantised_model_as_base(
     config = tiny_config.model_copy(update={"model": model.name, "precision": "int4"})
 
     folder = RunFolder(tmp_path / "run")
-    begin_run(folder, config, model).close()
+    begin(folder, config, model)
     result = export_run(folder, config, model, 0, tmp_path / "adapter")
     assert result.max_difference < 1e-3 * result.logit_scale
     saved = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())

@@ -28,10 +28,18 @@ class Renderer:
 
     def render(self, messages: Sequence[Mapping[str, str]]) -> tuple[int, ...]:
         """Token ids of the conversation up to where the assistant starts to answer."""
+        return self.encode(self.text(messages))
+
+    def text(self, messages: Sequence[Mapping[str, str]]) -> str:
+        """The conversation as the chat template writes it, up to the assistant's turn."""
         text = self.tokenizer.apply_chat_template(
             [dict(message) for message in messages], add_generation_prompt=True, tokenize=False
         )
         assert isinstance(text, str)
+        return text
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        """Token ids of what `text` gave."""
         # The template writes its own BOS where the model wants one:
         # adding another is the classic mismatch.
         return tuple(self.tokenizer.encode(text, add_special_tokens=False))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from begun import begin
 from peft import PeftModel
 from transformers import (
     AutoModelForCausalLM,
@@ -27,7 +28,6 @@ from es_align.preflight import validate
 from es_align.quantizing import quantize_model
 from es_align.results import TrainResult
 from es_align.run_folder import RunFolder
-from es_align.session import begin_run
 from es_align.space_checks import check_run_settings
 from workers.rendering import Renderer
 
@@ -76,7 +76,7 @@ def test_a_repair_exports_for_the_quantised_checkpoint(
 ) -> None:
     config, model = repairing(tiny_config, kind), resolve_model("tiny", "int4")
     folder = RunFolder(tmp_path / "run")
-    begin_run(folder, config, model).close()
+    begin(folder, config, model)
     result = export_run(folder, config, model, 0, tmp_path / "adapter")
     assert result.base == str(model.engine) != model.name
     assert result.max_difference < 1e-4 * result.logit_scale
@@ -93,7 +93,7 @@ def test_peft_puts_the_repair_on_the_checkpoint_that_the_adapter_names(
     """As somebody who only has the adapter's folder would load it, by what its README says."""
     config, model = repairing(tiny_config), resolve_model("tiny", "int4")
     folder = RunFolder(tmp_path / "run")
-    begin_run(folder, config, model).close()
+    begin(folder, config, model)
     export_run(folder, config, model, 0, tmp_path / "adapter")
     base = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
     path = base["base_model_name_or_path"]
@@ -110,7 +110,7 @@ def test_peft_puts_the_repair_on_the_checkpoint_that_the_adapter_names(
 
 def test_other_bases_export_for_the_model_as_named(tiny_config: Config, tmp_path: Path) -> None:
     model, folder = resolve_model("tiny", "fp32"), RunFolder(tmp_path / "run")
-    begin_run(folder, tiny_config, model).close()
+    begin(folder, tiny_config, model)
     result = export_run(folder, tiny_config, model, 0, tmp_path / "adapter")
     assert result.base == "tiny"
     told = (tmp_path / "adapter" / "README.md").read_text()

@@ -1,0 +1,64 @@
+"""What a run was given beside its configuration: kept in its folder, compared at a resume."""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TypeAlias
+
+import pytest
+from transformers import AutoTokenizer
+
+from es_align import load_config, train
+from es_align.errors import RunFolderError
+from es_align.models import resolve_model
+
+Here: TypeAlias = Callable[[], AbstractContextManager[None]]
+
+TINY = "configs/tiny.yaml"
+REWARD = "def score(prompts, completions, **columns): return [float(len(c)) for c in completions]\n"
+
+
+@pytest.fixture
+def begun(
+    workers_here: Callable[[], AbstractContextManager[None]], tmp_path: Path
+) -> Iterator[Path]:
+    """A run of one generation with a reward file; the test's own go on in this process too."""
+    (tmp_path / "own.py").write_text(REWARD)
+    with workers_here():
+        run(tmp_path, generations=1)
+        yield tmp_path
+
+
+def run(folder: Path, generations: int, *, resume: bool = False) -> None:
+    overrides = [f"generations={generations}", f"reward={folder / 'own.py'}:score"]
+    train(load_config(TINY, overrides), run_dir=folder / "run", resume=resume)
+
+
+def test_the_first_prompt_is_kept_as_the_model_reads_it(begun: Path) -> None:
+    kept = json.loads((begun / "run" / "prompt.json").read_text())
+    assert kept["prompt_id"] == "train/0"
+    tokenizer = AutoTokenizer.from_pretrained(resolve_model("tiny", "fp32").engine)
+    assert tokenizer.decode(kept["token_ids"]) == kept["text"]
+    assert (begun / "run" / "rewards" / "1-own.py").read_text() == REWARD
+
+
+def test_a_resume_goes_on_with_the_same_inputs(begun: Path) -> None:
+    run(begun, generations=2, resume=True)
+
+
+def test_a_resume_with_a_changed_reward_file_is_refused(begun: Path) -> None:
+    (begun / "own.py").write_text(REWARD.replace("float", "-float"))
+    with pytest.raises(RunFolderError, match=r"begun with another own\.py, which is kept in .*put"):
+        run(begun, generations=2, resume=True)
+
+
+def test_a_resume_with_another_rendering_is_refused(begun: Path) -> None:
+    file = begun / "run" / "prompt.json"
+    kept = json.loads(file.read_text())
+    file.write_text(json.dumps({**kept, "token_ids": kept["token_ids"][1:]}))
+    with pytest.raises(RunFolderError, match="begun with other tokens of prompt train/0"):
+        run(begun, generations=2, resume=True)
+    file.unlink()
+    with pytest.raises(RunFolderError, match=r"prompt\.json is missing; restore it"):
+        run(begun, generations=2, resume=True)
