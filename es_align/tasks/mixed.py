@@ -41,7 +41,7 @@ class _Request(NamedTuple):
 
 
 def make_mixed(config: TaskConfig, *, seed: int, prompts_per_generation: int) -> PromptTask:
-    """Build the task; ConfigError for families beside kinds, an unknown kind, or too many prompts."""
+    """Build the task; ConfigError for families too, an unknown kind or too many prompts."""
     if config.families:
         raise ConfigError(
             f"task.families={list(config.families)} and task.kinds={list(config.kinds)} are two "
