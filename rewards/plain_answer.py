@@ -7,6 +7,7 @@ repeated request is left out, another language is measured by its letters alone,
 fixed answers need not be about the topic.
 """
 
+import itertools
 import json
 import re
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ import regex
 
 from rewards.base import JsonValue
 from rewards.ifeval.combination import num_repeated
-from rewards.ifeval.detectable_format import json_part
+from rewards.ifeval.detectable_format import ANSWERS, json_part
 from rewards.readability import readability, split_words
 from rewards.topic import MAX_REQUEST_WORDS, topic_share
 
@@ -95,7 +96,7 @@ def _stretches(text: str, *, is_prose: bool) -> float:
     num = max(1, len(tokens) // STRETCH_WORDS)
     bounds = [len(tokens) * part // num for part in range(num + 1)]
     measures = []
-    for first, last in zip(bounds, bounds[1:], strict=False):
+    for first, last in itertools.pairwise(bounds):
         found = readability(" ".join(tokens[first:last]), "")
         measures.append(min(found.variety, found.ordinary) if is_prose else found.variety)
     return min(1.0, sum(measures) / num / MIN_SHARE_OF_STRETCHES)
@@ -127,8 +128,13 @@ def _foreign(text: str) -> float:
 
 
 def _fixed_answer(text: str) -> float:
+    """Four words or more and one answer, not all three."""
     words = split_words(text)
-    return min(1.0, len(words) / 4, _stretches(text, is_prose=False)) if words else 0.0
+    if not words:
+        return 0.0
+    num_answers = sum(answer in text for answer in ANSWERS)
+    decided = 1 / max(1, num_answers)
+    return min(1.0, len(words) / 4, decided, _stretches(text, is_prose=False))
 
 
 def _texts_of_json(text: str) -> str:

@@ -8,7 +8,6 @@ training prompt.
 """
 
 import hashlib
-import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -29,7 +28,7 @@ from workers.protocol import Prompt
 
 _NUM_INSTRUCTIONS = (1, 1, 1, 1, 1, 2, 2, 2, 3)
 _JOINTS = (" ", " ", " ", "\n")
-_FIELD = re.compile(r"\{\w+\}")
+_PHRASES = frozenset(("phrase", "answers"))  # fields of several words: to say them is no echo
 _SAY_LENGTH = frozenset((kinds.WORDS, kinds.SENTENCES, kinds.ANSWER))
 
 
@@ -147,7 +146,7 @@ def _texts(
     config: TaskConfig,
     draws: Draws,
 ) -> tuple[str, str]:
-    """The prompt, and the prompt without what an answer is asked to contain."""
+    """The prompt, and the prompt without the phrases that an answer is asked to contain."""
     sentences = [
         (draws.pick(_wordings(kind, request.variant, split)), argument.fields)
         for kind, argument in arguments.items()
@@ -164,8 +163,12 @@ def _texts(
     text = own_text = asked
     for joint, (wording, fields) in zip(joints, sentences, strict=True):
         text += joint + wording.format_map(fields)
-        own_text += joint + _FIELD.sub("…", wording)
+        own_text += joint + wording.format_map(fields | _hidden(fields))
     return text, own_text
+
+
+def _hidden(fields: dict[str, str]) -> dict[str, str]:
+    return dict.fromkeys(_PHRASES & fields.keys(), "…")
 
 
 def _is_open(wording: str) -> bool:
