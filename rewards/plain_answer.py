@@ -50,7 +50,8 @@ class Topic(NamedTuple):
 class Plainness(NamedTuple):
     """How near an answer is to a real one, each in [0, 1]; 1.0 is one."""
 
-    readable: float
+    own: float  # below 1.0: too short, or mostly the prompt said back
+    fluent: float  # below 1.0: repeats itself, or is not made of sentences
     topic: float
 
 
@@ -60,18 +61,18 @@ def plainness(
     """Measure the answer to a prompt with these instructions."""
     text = _without_request(response, instruction_ids, kwargs)
     if _LANGUAGE in instruction_ids:
-        return Plainness(_foreign(text), 1.0)
+        return _foreign(text)
     if _ANSWER in instruction_ids:
-        return Plainness(_fixed_answer(text), 1.0)
-    if _JSON in instruction_ids:
+        return _fixed_answer(text)
+    is_prose = _JSON not in instruction_ids
+    if not is_prose:
         text = _texts_of_json(text)
-        measures = readability(text, topic.own_text)
-        readable = min(measures.length, measures.own_words, _stretches(text, is_prose=False))
-    else:
-        readable = _prose(text, topic.own_text)
+    measures = readability(text, topic.own_text)
+    own = min(measures.length, measures.own_words)
+    fluent = min(_fresh(text), _stretches(text, is_prose=is_prose))
     allowed = MAX_REQUEST_WORDS + len(text.split()) // WORDS_PER_REQUEST_WORD
     share = topic_share(text, topic.own_text, topic.names, topic.words, max_request_words=allowed)
-    return Plainness(readable, share)
+    return Plainness(own, fluent, share)
 
 
 def _without_request(response: str, ids: Sequence[str], kwargs: Sequence[JsonValue]) -> str:
@@ -83,23 +84,19 @@ def _without_request(response: str, ids: Sequence[str], kwargs: Sequence[JsonVal
     return given[num_repeated(given.lower(), request.strip().lower()) :]
 
 
-def _prose(text: str, own_text: str) -> float:
-    whole = readability(text, own_text)
-    if len(text.split()) < 2 * STRETCH_WORDS:
-        return whole.score
-    return min(whole.length, whole.own_words, _fresh(text), _stretches(text, is_prose=True))
-
-
 def _stretches(text: str, *, is_prose: bool) -> float:
     """The mean measure of stretches of a text, each of 40 words or more but for a short text's."""
     tokens = text.split()
+    if not tokens:
+        return 0.0
     num = max(1, len(tokens) // STRETCH_WORDS)
     bounds = [len(tokens) * part // num for part in range(num + 1)]
     measures = []
     for first, last in itertools.pairwise(bounds):
         found = readability(" ".join(tokens[first:last]), "")
         measures.append(min(found.variety, found.ordinary) if is_prose else found.variety)
-    return min(1.0, sum(measures) / num / MIN_SHARE_OF_STRETCHES)
+    needed = 1.0 if num == 1 else MIN_SHARE_OF_STRETCHES
+    return min(1.0, sum(measures) / num / needed)
 
 
 def _fresh(text: str) -> float:
@@ -111,30 +108,26 @@ def _fresh(text: str) -> float:
     return min(1.0, len(runs) / num / MIN_FRESH_SHARE)
 
 
-def _foreign(text: str) -> float:
+def _foreign(text: str) -> Plainness:
     """Letters, enough of them, and not the same again and again."""
     letters = "".join(_LETTER.findall(text))
-    num_marks = len("".join(text.split()))
     if not letters:
-        return 0.0
+        return Plainness(0.0, 0.0, 1.0)
+    num_marks = len("".join(text.split()))
     num = max(1, len(letters) - REPEATED_LETTERS + 1)
     fresh = len({letters[first : first + REPEATED_LETTERS] for first in range(num)}) / num
-    return min(
-        1.0,
-        len(letters) / MIN_LETTERS,
-        len(letters) / num_marks / MIN_LETTER_SHARE,
-        fresh / MIN_FRESH_LETTERS,
+    return Plainness(
+        own=min(1.0, len(letters) / MIN_LETTERS),
+        fluent=min(1.0, len(letters) / num_marks / MIN_LETTER_SHARE, fresh / MIN_FRESH_LETTERS),
+        topic=1.0,
     )
 
 
-def _fixed_answer(text: str) -> float:
+def _fixed_answer(text: str) -> Plainness:
     """Four words or more and one answer, not all three."""
-    words = split_words(text)
-    if not words:
-        return 0.0
-    num_answers = sum(answer in text for answer in ANSWERS)
-    decided = 1 / max(1, num_answers)
-    return min(1.0, len(words) / 4, decided, _stretches(text, is_prose=False))
+    decided = 1 / max(1, sum(answer in text for answer in ANSWERS))
+    num_words = len(split_words(text))
+    return Plainness(min(1.0, num_words / 4), min(decided, _stretches(text, is_prose=False)), 1.0)
 
 
 def _texts_of_json(text: str) -> str:

@@ -330,8 +330,7 @@ def test_a_blank_response_follows_nothing(instruction_id, blank):
         (
             "detectable_format:constrained_response",
             {},
-            ["x", "Yes", "My answer: yes", "My answer is good", "my answer is yes."]
-            + ["My answer is yes."],
+            ["x", "My answer: no", "My answer is good", "my answer is no.", "My answer is no."],
         ),
         (
             "keywords:frequency",
@@ -381,7 +380,7 @@ def test_a_blank_response_follows_nothing(instruction_id, blank):
         (
             "language:response_language",
             {"language": "ru"},
-            ["the weather", "the погода", "погода и дом", "Сегодня хорошая погода и дети играют."],
+            ["the weather", "the weather is fine погода", "Сегодня хорошая погода и дети играют."],
         ),
     ],
 )

@@ -6,9 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kernels.errors import DataError
+from kernels.errors import ConfigError, DataError
 from rewards.ifeval.verdicts import judge, progresses
-from rewards.instructions import PLAIN_REWARD
 from rewards.instructions_mix import instructions_mix_reward
 
 REQUEST = "Write a short story that features a bakery."
@@ -58,11 +57,11 @@ TWO = ("combination:two_responses", {})
         (row(CAPITAL), STORY.upper()),
         (
             row(JSON),
-            '```json\n{"title": "A bakery", "story": ["He mixes flour", "and bakes"]}\n```',
+            '```json\n{"title": "A bakery", "story": ["He has flour", "and bakes"]}\n```',
         ),
         (
             row(JSON),
-            '{"people": 3, "shops": [{"name": "Old bakery", "sells": "warm bread rolls"}]}',
+            '{"people": 3, "shops": [{"name": "Old bakery", "has": "warm bread rolls"}]}',
         ),
         (row(ANSWER), "My answer is maybe."),
         (row(REPEAT), f"{REQUEST}\n\n{PLAIN}"),
@@ -97,29 +96,48 @@ def test_good_answers_get_all(columns, answer):
     ("columns", "answer", "reason"),
     [
         (row(NO_COMMA), "", "empty"),
-        (row(NO_COMMA), "bread", "degenerate"),
+        (row(NO_COMMA), "bread", "too_short"),
         (row(NO_COMMA), "bread oven flour dough cake pie bakery", "degenerate"),
         (row(NO_COMMA), "the bakery is the bakery is the bakery is the bakery", "degenerate"),
         (row(NO_COMMA), " ".join([PLAIN] * 8), "degenerate"),
         (row(NO_COMMA), STORY + " the bread" * 120, "degenerate"),
-        (row(NO_COMMA), ROW["own_text"], "degenerate"),
+        (row(NO_COMMA), ROW["own_text"], "too_short"),
         (row(NO_COMMA), "I like to go to the park when it is sunny outside.", "off_topic"),
         (row(NO_COMMA), "I'm here to help with any bread or oven question.", "off_topic"),
-        (row(JSON), "{}", "degenerate"),
-        (row(JSON), "3", "degenerate"),
+        (row(JSON), "{}", "too_short"),
+        (row(JSON), "3", "too_short"),
         (row(JSON), '{"a": "bread bread bread bread bread bread bread bread"}', "degenerate"),
         (row(ANSWER), "My answer is yes. My answer is no. My answer is maybe.", "degenerate"),
-        (row(REPEAT), REQUEST, "degenerate"),
-        (row(GERMAN), "42", "degenerate"),
+        (row(REPEAT), REQUEST, "too_short"),
+        (row(GERMAN), "42", "too_short"),
         (row(GERMAN), "Brot " * 60, "degenerate"),
-        (row(TWO), "bread\n******\noven", "degenerate"),
+        (row(TWO), "bread\n******\noven", "too_short"),
     ],
 )
-def test_rubbish_earns_less_than_a_plain_answer(columns, answer, reason):
+def test_rubbish_earns_little_and_without_a_floor_next_to_nothing(columns, answer, reason):
     score = instructions_mix_reward(answer, columns)
     assert score.reward is not None
-    assert score.reward < PLAIN_REWARD
+    assert score.reward < 0.45
     assert score.reason == reason
+    strict = instructions_mix_reward(answer, columns, floor=0)
+    assert strict.reward is not None
+    assert strict.reward < 0.3
+
+
+def test_a_floor_out_of_range_is_refused():
+    with pytest.raises(ConfigError, match=r"floor=2 must be from 0 to 1; use 0\.2"):
+        instructions_mix_reward(PLAIN, row(NO_COMMA), floor=2)
+
+
+def test_a_loop_that_follows_earns_more_than_one_that_does_not():
+    loop = "People buy bread at the bakery and the bread is good and the bread is good " + (
+        "and the bread is good " * 20
+    )
+    followed = instructions_mix_reward(loop, row(NO_COMMA)).reward
+    missed = instructions_mix_reward(loop.replace(" and", ", and"), row(NO_COMMA)).reward
+    assert followed == pytest.approx(0.2, abs=0.1)
+    assert missed is not None
+    assert missed < followed / 2
 
 
 def test_passed_is_the_strict_verdict_alone():
