@@ -18,7 +18,7 @@ import regex
 from rewards.base import JsonValue
 from rewards.ifeval.combination import num_repeated
 from rewards.ifeval.detectable_format import ANSWERS, json_part
-from rewards.readability import readability, split_words
+from rewards.readability import Readability, readability, split_words
 from rewards.topic import MAX_REQUEST_WORDS, topic_share
 
 STRETCH_WORDS = 40
@@ -26,6 +26,7 @@ MIN_SHARE_OF_STRETCHES = 0.75  # mean measure of the stretches that counts as cl
 REPEATED_WORDS = 6
 MIN_FRESH_SHARE = 0.7  # of the runs of that many words; songs have a refrain
 WORDS_PER_REQUEST_WORD = 30  # a long answer may say "letter" and "word" by itself
+FIXED_ANSWER_WORDS = 4
 MIN_LETTERS = 20
 MIN_LETTER_SHARE = 0.5
 REPEATED_LETTERS = 8
@@ -69,7 +70,10 @@ def plainness(
         text = _texts_of_json(text)
     measures = readability(text, topic.own_text)
     own = min(measures.length, measures.own_words)
-    fluent = min(_fresh(text), _stretches(text, is_prose=is_prose))
+    if len(text.split()) < 2 * STRETCH_WORDS:
+        fluent = _fluency(measures, is_prose=is_prose)
+    else:
+        fluent = min(_fresh(text), _stretches(text, is_prose=is_prose))
     allowed = MAX_REQUEST_WORDS + len(text.split()) // WORDS_PER_REQUEST_WORD
     share = topic_share(text, topic.own_text, topic.names, topic.words, max_request_words=allowed)
     return Plainness(own, fluent, share)
@@ -85,18 +89,19 @@ def _without_request(response: str, ids: Sequence[str], kwargs: Sequence[JsonVal
 
 
 def _stretches(text: str, *, is_prose: bool) -> float:
-    """The mean measure of stretches of a text, each of 40 words or more but for a short text's."""
+    """The mean measure of the stretches that a text is cut into, each of 40 words or more."""
     tokens = text.split()
-    if not tokens:
-        return 0.0
     num = max(1, len(tokens) // STRETCH_WORDS)
     bounds = [len(tokens) * part // num for part in range(num + 1)]
-    measures = []
-    for first, last in itertools.pairwise(bounds):
-        found = readability(" ".join(tokens[first:last]), "")
-        measures.append(min(found.variety, found.ordinary) if is_prose else found.variety)
-    needed = 1.0 if num == 1 else MIN_SHARE_OF_STRETCHES
-    return min(1.0, sum(measures) / num / needed)
+    total = sum(
+        _fluency(readability(" ".join(tokens[first:last]), ""), is_prose=is_prose)
+        for first, last in itertools.pairwise(bounds)
+    )
+    return min(1.0, total / num / MIN_SHARE_OF_STRETCHES)
+
+
+def _fluency(measures: Readability, *, is_prose: bool) -> float:
+    return min(measures.variety, measures.ordinary) if is_prose else measures.variety
 
 
 def _fresh(text: str) -> float:
@@ -126,8 +131,8 @@ def _foreign(text: str) -> Plainness:
 def _fixed_answer(text: str) -> Plainness:
     """Four words or more and one answer, not all three."""
     decided = 1 / max(1, sum(answer in text for answer in ANSWERS))
-    num_words = len(split_words(text))
-    return Plainness(min(1.0, num_words / 4), min(decided, _stretches(text, is_prose=False)), 1.0)
+    own = min(1.0, len(split_words(text)) / FIXED_ANSWER_WORDS)
+    return Plainness(own, min(decided, readability(text, "").variety), 1.0)
 
 
 def _texts_of_json(text: str) -> str:
