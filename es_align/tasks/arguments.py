@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
 from es_align.tasks import kinds
-from es_align.tasks.kind_wordings import CLOSING_PHRASES, LANGUAGES
+from es_align.tasks.argument_texts import CLOSING_PHRASES, LANGUAGES
 from es_align.tasks.topics import Split
 from es_align.tasks.wordings import POSTSCRIPT_MARKERS
 from rewards.base import JsonValue

@@ -13,7 +13,8 @@ import pytest
 from es_align.bench.ifeval_responses import read_ifeval_prompts
 from es_align.config import TaskConfig
 from es_align.tasks import make_task
-from es_align.tasks.kind_wordings import CLOSING_PHRASES, KIND_WORDINGS
+from es_align.tasks.argument_texts import CLOSING_PHRASES
+from es_align.tasks.kind_wordings import KIND_WORDINGS
 from es_align.tasks.requests import BRIEFLY, REQUESTS, YES_OR_NO
 from es_align.tasks.topics import TOPICS
 from es_align.tasks.wordings import END_PHRASES, FAMILIES, LENGTHS, QUESTIONS

@@ -10,7 +10,8 @@ from obedient import obedient_answer
 
 from es_align.config import Config, TaskConfig
 from es_align.tasks import make_task
-from es_align.tasks.kind_wordings import CLOSING_PHRASES, KIND_WORDINGS, LANGUAGES
+from es_align.tasks.argument_texts import CLOSING_PHRASES, LANGUAGES
+from es_align.tasks.kind_wordings import KIND_WORDINGS
 from es_align.tasks.kinds import WEIGHTS, are_compatible
 from es_align.tasks.requests import BRIEFLY, REQUESTS, YES_OR_NO
 from es_align.tasks.topics import TOPICS
