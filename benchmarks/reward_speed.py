@@ -3,9 +3,9 @@
     python benchmarks/reward_speed.py
     python benchmarks/reward_speed.py --data FOLDER   # on GSM8K solutions, FOLDER/test.jsonl
 
-`gsm8k` in this process; `math`, `regex` and `json_schema` in one child process under a time limit,
-after its start. Best of `--repeats`, by the processor time of this process for `gsm8k`, by the
-clock for the others.
+`gsm8k` and `instructions_mix` (on made-up answers to its task's prompts) in this process; `math`,
+`regex` and `json_schema` in one child process under a time limit, after its start. Best of
+`--repeats`, by the processor time of this process for the first two, by the clock for the others.
 """
 
 import argparse
@@ -16,12 +16,17 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from rewards.base import JsonValue, Prompted, Score, score_batch
+from es_align.bench.ifeval_responses import IfevalPrompt, make_response
+from es_align.config import TaskConfig
+from es_align.tasks import make_task
+from rewards.base import Columns, JsonValue, Prompted, Reward, Score, score_batch
 from rewards.gsm8k import gsm8k_reward, normalise
+from rewards.instructions_mix import instructions_mix_reward
 from rewards.scoring import Scorer
 from rewards.specs import RewardSpec
 
-NUM_GSM8K, NUM_ISOLATED = 20_000, 1_000
+NUM_GSM8K, NUM_MIXED, NUM_ISOLATED = 20_000, 2_000, 1_000
+SENTENCES = range(3, 15)  # of a made-up answer
 SCHEMA: Mapping[str, JsonValue] = {"type": "object", "required": ["name"]}
 
 
@@ -47,6 +52,20 @@ def gsm8k_rows(data: Path | None) -> list[tuple[str, str]]:
         (changes[i % 3](solution), normalise(solution))
         for i, solution in enumerate(solutions[j % len(solutions)] for j in range(NUM_GSM8K))
     ]
+
+
+def mixed_rows() -> list[tuple[str, Columns]]:
+    """Made-up answers to prompts over all kinds of instructions, and the prompts' columns."""
+    config = TaskConfig(kinds=("all",), max_words=250, num_train=NUM_MIXED)
+    generator = random.Random(0)
+    rows = []
+    for prompt in make_task(config, seed=0, prompts_per_generation=1).train:
+        ids, kwargs = prompt.columns["instruction_id_list"], prompt.columns["kwargs"]
+        assert isinstance(ids, list) and isinstance(kwargs, list)
+        arguments = tuple(each for each in kwargs if isinstance(each, dict))
+        asked = IfevalPrompt(0, "", tuple(map(str, ids)), arguments)
+        rows.append((make_response(asked, generator, sentences=SENTENCES), prompt.columns))
+    return rows
 
 
 def isolated_rows(name: str) -> tuple[list[str], Mapping[str, JsonValue]]:
@@ -80,16 +99,17 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="folder with GSM8K's test.jsonl")
     parser.add_argument("--repeats", type=int, default=5)
     given = parser.parse_args()
-    rows = gsm8k_rows(given.data)
-    texts, columns = [text for text, _ in rows], [{"answer": answer} for _, answer in rows]
-    rate = best_rate(
-        len(rows),
-        given.repeats,
-        time.process_time,
-        lambda: score_batch(gsm8k_reward, texts, columns),
-    )
-    length = sum(map(len, texts)) / len(texts)
-    print(f"gsm8k        {rate:>9,.0f} completions/s, {length:.0f} characters each on average")
+    answers = gsm8k_rows(given.data)
+    scored: list[tuple[str, Reward, list[tuple[str, Columns]]]] = [
+        ("gsm8k", gsm8k_reward, [(text, {"answer": answer}) for text, answer in answers]),
+        ("instructions_mix", instructions_mix_reward, mixed_rows()),
+    ]
+    for name, reward, rows in scored:
+        texts, columns = [text for text, _ in rows], [columns for _, columns in rows]
+        work = functools.partial(score_batch, reward, texts, columns)
+        rate = best_rate(len(rows), given.repeats, time.process_time, work)
+        length = sum(map(len, texts)) / len(texts)
+        print(f"{name:<16} {rate:>9,.0f} completions/s, {length:.0f} characters each on average")
     for name in ("math", "regex", "json_schema"):
         completions, options = isolated_rows(name)
         items = [Prompted(text, (), {"answer": f"{i}/3"}) for i, text in enumerate(completions)]
@@ -98,7 +118,7 @@ def main() -> None:
             rate = best_rate(
                 len(items), given.repeats, time.perf_counter, functools.partial(scorer.score, items)
             )
-        print(f"{name:<12} {rate:>9,.0f} completions/s, one child process")
+        print(f"{name:<16} {rate:>9,.0f} completions/s, one child process")
 
 
 if __name__ == "__main__":

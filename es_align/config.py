@@ -30,6 +30,7 @@ Count = Annotated[int, Field(ge=1)]
 SEEDED_SPACES = ("core", "lora", "weights")  # members are seeds, and workers hold the mean
 PASS_AT_K = re.compile(r"pass@([1-9][0-9]*)")
 NEW_TOKENS = {"instructions": 40, "gsm8k": 256, "reasoning_gym": 128, "letters": 8}
+NEW_TOKENS_OF_KINDS = 320  # instructions with task.kinds: stories, letters, two answers
 
 
 class Section(BaseModel):
@@ -53,6 +54,14 @@ class TaskConfig(Section):
     name: Literal["instructions", "gsm8k", "reasoning_gym", "letters"] = "instructions"
     families: tuple[str, ...] = ()
     """instructions: constraint families to draw from; empty means all."""
+    kinds: tuple[str, ...] = ()
+    """instructions: in place of families, IFEval's instruction ids to draw from, or `all` of the 25
+    (docs/tasks.md)."""
+    max_instructions: Annotated[int, Field(ge=1, le=3)] = 3
+    """instructions with kinds: most instructions in one prompt."""
+    max_words: Annotated[int, Field(ge=30)] | None = None
+    """instructions with kinds: words that a prompt may ask for at least, and prompts say to be
+    brief; none: IFEval's own range, up to 800."""
     path: str | None = None
     """gsm8k: folder with train.jsonl and test.jsonl; none means the Hugging Face hub."""
     dataset: str = "chain_sum"
@@ -65,6 +74,11 @@ class TaskConfig(Section):
     """Seed of the prompts, apart from the run's, so that several runs share held-out prompts."""
     system_prompt: str | None = None
     """Replaces the chat template's default system prompt."""
+
+    @field_validator("kinds", mode="before")
+    @classmethod
+    def _name_is_list(cls, value: object) -> object:
+        return (value,) if isinstance(value, str) else value
 
 
 class RewardConfig(Section):
@@ -275,10 +289,13 @@ class Config(Section):
             return data
         task = data.get("task", {})
         if isinstance(task, TaskConfig):
-            task = {"name": task.name}
+            task = {"name": task.name, "kinds": task.kinds}
         # A section of the wrong kind is told about by its own check, not here.
         name = str(task.get("name", "instructions")) if isinstance(task, Mapping) else ""
-        return {**data, "max_new_tokens": NEW_TOKENS.get(name, 40)}
+        length = NEW_TOKENS.get(name, 40)
+        if name == "instructions" and isinstance(task, Mapping) and task.get("kinds"):
+            length = NEW_TOKENS_OF_KINDS
+        return {**data, "max_new_tokens": length}
 
     @model_validator(mode="before")
     @classmethod

@@ -21,6 +21,7 @@ REPEATED_WORDS = 6  # a run of this many words may stand in an answer only once
 COPIED_WORDS = 4  # a run of this many words shared with the prompt counts as copied
 MAX_COPIED_SHARE = 0.6
 
+_MAX_KEPT_CHARACTERS = 40
 _WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")  # noqa: RUF001
 _TOKEN = re.compile(r"\S+")
 _ORDINARY = re.compile(
@@ -135,6 +136,15 @@ def _ordinary(response: str, words: Sequence[str]) -> float:
 
 
 def _is_ordinary(token: str) -> bool:
+    return _kept_ordinary(token) if len(token) <= _MAX_KEPT_CHARACTERS else _looks_ordinary(token)
+
+
+@lru_cache(1 << 16)
+def _kept_ordinary(token: str) -> bool:
+    return _looks_ordinary(token)
+
+
+def _looks_ordinary(token: str) -> bool:
     parts = [part for part in re.split(r"[/,;:.!?—–*]+", token) if part]  # noqa: RUF001
     return bool(parts) and all(
         _ORDINARY.fullmatch(part.strip(_PUNCTUATION)) and not _TRIPLE.search(part) for part in parts

@@ -15,6 +15,7 @@ from rewards.exact import exact_match_reward
 from rewards.gsm8k import gsm8k_reward
 from rewards.instruction_following import ifeval_reward
 from rewards.instructions import instructions_reward
+from rewards.instructions_mix import instructions_mix_reward
 from rewards.json_schema import json_schema_reward
 from rewards.letters import letters_reward
 from rewards.maths import math_reward
@@ -25,6 +26,7 @@ RewardWithOptions: TypeAlias = Callable[..., Score]
 
 REWARDS: Mapping[str, RewardWithOptions] = {
     "instructions": instructions_reward,
+    "instructions_mix": instructions_mix_reward,
     "gsm8k": gsm8k_reward,
     "ifeval": ifeval_reward,
     "reasoning_gym": reasoning_gym_reward,

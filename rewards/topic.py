@@ -28,7 +28,12 @@ _REQUEST_WORD = re.compile(
 
 
 def topic_share(
-    completion: str, own_text: str, names: tuple[str, ...], words: tuple[str, ...]
+    completion: str,
+    own_text: str,
+    names: tuple[str, ...],
+    words: tuple[str, ...],
+    *,
+    max_request_words: int = MAX_REQUEST_WORDS,
 ) -> float:
     """How far a completion is on topic, in [0, 1]; 1.0 is on topic.
 
@@ -36,7 +41,7 @@ def topic_share(
     vocabulary.
     """
     text = completion.lower().replace("’", "'")  # noqa: RUF001
-    if _ASSISTANT_TALK.search(text) or len(set(_REQUEST_WORD.findall(text))) > MAX_REQUEST_WORDS:
+    if _ASSISTANT_TALK.search(text) or len(set(_REQUEST_WORD.findall(text))) > max_request_words:
         return 0.0
     is_named = num_topic_words(completion, names) > 0
     num_mentioned = MIN_TOPIC_WORDS if is_named else num_topic_words(completion, words)

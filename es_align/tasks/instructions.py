@@ -9,11 +9,12 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from enum import IntEnum
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from es_align.config import TaskConfig
 from es_align.tasks.base import PromptTask, did_you_mean, make_messages, shuffled
-from es_align.tasks.topics import HELDOUT_TOPICS, TRAIN_TOPICS, Topic
+from es_align.tasks.mixed import make_mixed
+from es_align.tasks.topics import TOPICS, Split, Topic
 from es_align.tasks.wordings import (
     END_PHRASES,
     FAMILIES,
@@ -24,7 +25,6 @@ from es_align.tasks.wordings import (
     QUESTIONS,
     WORD_LIMITS,
     Family,
-    Wordings,
 )
 from kernels.errors import ConfigError
 from kernels.noise import Purpose
@@ -33,9 +33,6 @@ from rewards.ifeval.length_constraints import LESS_THAN
 from rewards.topic import num_topic_words
 from workers.protocol import Prompt
 
-Split = Literal["train", "heldout"]
-
-_TOPICS: Mapping[Split, tuple[Topic, ...]] = {"train": TRAIN_TOPICS, "heldout": HELDOUT_TOPICS}
 _BY_NAME: Mapping[str, Family] = {family.name: family for family in FAMILIES}
 _FIELD = re.compile(r"\{\w+\}")
 
@@ -55,7 +52,13 @@ class _Arguments(NamedTuple):
 
 
 def make_instructions(config: TaskConfig, *, seed: int, prompts_per_generation: int) -> PromptTask:
-    """Build the task; ConfigError for an unknown family or more prompts than can be made."""
+    """Build the task; ConfigError for an unknown family or more prompts than can be made.
+
+    With `task.kinds` set it is another one, over all of IFEval's kinds (`es_align.tasks.mixed`).
+    """
+    if config.kinds:
+        return make_mixed(config, seed=seed, prompts_per_generation=prompts_per_generation)
+    _refuse_unread(config)
     families = select_families(config.families)
     return PromptTask(
         "instructions",
@@ -66,6 +69,16 @@ def make_instructions(config: TaskConfig, *, seed: int, prompts_per_generation: 
         prompts_per_generation=prompts_per_generation,
         groups=[range(first, config.num_train, len(families)) for first in range(len(families))],
     )
+
+
+def _refuse_unread(config: TaskConfig) -> None:
+    for name in ("max_instructions", "max_words"):
+        value, default = getattr(config, name), TaskConfig.model_fields[name].default
+        if value != default:
+            raise ConfigError(
+                f"task.{name}={value} is only read with task.kinds, which is empty; set "
+                f"task.kinds=all, or leave task.{name} out"
+            )
 
 
 def select_families(names: Sequence[str]) -> tuple[Family, ...]:
@@ -104,18 +117,18 @@ def _make_prompt(
     prompt_id: str, split: Split, family: Family, turn: int, config: TaskConfig
 ) -> Prompt:
     """The turn-th prompt of a family: every topic once a round, said in another way each round."""
-    topics, wordings = _TOPICS[split], _half(family.wordings, split)
+    topics, wordings = TOPICS[split], family.wordings.half(split)
     # A prompt depends on its family and turn alone, not on the families beside it.
     stream = _stream(split, family)
     round_number, position = divmod(turn, len(topics))
     topic_index = _order(len(topics), config.seed, stream, _Draw.TOPIC)[position]
     topic = topics[topic_index]
-    questions = _half(QUESTIONS[topic.kind], split)
+    questions = QUESTIONS[topic.kind].half(split)
     variants = _order(
         len(questions) * len(wordings), config.seed, stream, _Draw.VARIANT + topic_index
     )
     question, wording = divmod(variants[round_number], len(wordings))
-    lengths = _half(LENGTHS[family.length], split)
+    lengths = LENGTHS[family.length].half(split)
     length = _order(len(lengths), config.seed, stream, _Draw.LENGTH, turn)[0]
     request = " ".join(
         (questions[question].format(topic=topic.name), lengths[length], wordings[wording])
@@ -147,7 +160,7 @@ def _arguments(family: Family, topic: Topic, split: Split, seed: int, turn: int)
 
     match family.name:
         case "end_phrase":
-            phrases = _half(END_PHRASES, split)
+            phrases = END_PHRASES.half(split)
             phrase = phrases[order(len(phrases))[0]]
             return _Arguments({"end_phrase": phrase}, {"phrase": phrase})
         case "bullets":
@@ -170,12 +183,8 @@ def _arguments(family: Family, topic: Topic, split: Split, seed: int, turn: int)
 
 def _num_prompts(split: Split, family: Family) -> int:
     """How many different prompts a family has."""
-    num_questions = min(len(_half(questions, split)) for questions in QUESTIONS.values())
-    return len(_TOPICS[split]) * num_questions * len(_half(family.wordings, split))
-
-
-def _half(wordings: Wordings, split: Split) -> tuple[str, ...]:
-    return wordings.train if split == "train" else wordings.heldout
+    num_questions = min(len(questions.half(split)) for questions in QUESTIONS.values())
+    return len(TOPICS[split]) * num_questions * len(family.wordings.half(split))
 
 
 def _stream(split: Split, family: Family) -> int:

@@ -7,8 +7,10 @@ fewer only a whole word; an underscore stands for a blank. The first stem is the
 on purpose: an answer made of them is about nothing.
 """
 
+from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
+Split = Literal["train", "heldout"]
 Kind = Literal["animal", "food", "place", "person", "object", "nature", "activity"]
 
 
@@ -225,3 +227,5 @@ HELDOUT_TOPICS: tuple[Topic, ...] = (
         """,
     ),
 )
+
+TOPICS: Mapping[Split, tuple[Topic, ...]] = {"train": TRAIN_TOPICS, "heldout": HELDOUT_TOPICS}

@@ -7,7 +7,7 @@ memory of the wording. Nothing here is taken from IFEval's prompts.
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from es_align.tasks.topics import Kind
+from es_align.tasks.topics import Kind, Split
 
 
 class Wordings(NamedTuple):
@@ -15,6 +15,10 @@ class Wordings(NamedTuple):
 
     train: tuple[str, ...]
     heldout: tuple[str, ...]
+
+    def half(self, split: Split) -> tuple[str, ...]:
+        """What one split may use."""
+        return self.train if split == "train" else self.heldout
 
 
 class Family(NamedTuple):

@@ -3,7 +3,8 @@
 `follows` has the meaning of IFEval's strict check (Zhou et al. 2023, arXiv 2311.07911): an empty
 response follows nothing. `progress` gives evolution a slope where the verdict is flat; it is 1.0
 exactly when `follows` is true, which this class guarantees whatever a family's own measure says.
-Kinds that the `instructions` task does not ask for have no slope: their progress is 0.0 or 1.0.
+A measure reads what is nearest to the verdict's own quantity: counts against their bound, a mark
+that is there in the wrong place, a share of a fixed text.
 
 Left out: language detection. IFEval also asks that lower- and uppercase answers be detected as
 English. Such a kind is marked `is_english`, and `rewards.ifeval.verdicts` adds the detection; here
@@ -27,11 +28,6 @@ MAX_PARTIAL_PROGRESS = 0.99
 LESS_THAN, AT_LEAST = "less than", "at least"
 
 
-def no_slope(_: str, __: Arguments) -> float:
-    """The partial progress of kinds that have none."""
-    return 0.0
-
-
 @dataclass(frozen=True, slots=True)
 class Checker:
     """One instruction kind; made at import, and free of state."""
@@ -39,7 +35,7 @@ class Checker:
     instruction_id: str
     arguments: Mapping[str, ArgumentKind]
     make: Callable[[Arguments], Follows]  # of arguments that `check_arguments` accepts
-    partial_progress: Callable[[str, Arguments], float] = no_slope  # [0, 1], if not followed
+    partial_progress: Callable[[str, Arguments], float]  # [0, 1], if not followed
     is_english: bool = False  # whether IFEval asks for English as well
 
     def build(self, kwargs: Arguments) -> Follows:
@@ -57,8 +53,10 @@ class Checker:
         is_followed = self.build(kwargs)
         if not response.strip():
             return 0.0
-        if is_followed(response):
-            return 1.0
+        return 1.0 if is_followed(response) else self.progress_of_failure(response, kwargs)
+
+    def progress_of_failure(self, response: str, kwargs: Arguments) -> float:
+        """How near a response is that does not follow, below 1.0; the arguments are accepted."""
         return min(MAX_PARTIAL_PROGRESS, max(0.0, self.partial_progress(response, kwargs)))
 
     def check_arguments(self, kwargs: Arguments) -> None:
@@ -142,6 +140,16 @@ def holds(kwargs: Arguments, relation: str, limit: str) -> Callable[[int], bool]
     if kwargs[relation] == LESS_THAN:
         return lambda found: found < number
     return lambda found: found >= number
+
+
+def bound_progress(found: int, relation: JsonValue, bound: int) -> float:
+    """How near a number that breaks a bound is to it: 1.0 at the bound, less the further away."""
+    return bound / (found + 1) if relation == LESS_THAN else found / bound
+
+
+def closeness(number: int, wanted: int) -> float:
+    """1.0 if the two are equal, else less the more they differ; one of them is above 0."""
+    return 1 - abs(number - wanted) / max(number, wanted)
 
 
 def expression(instruction_id: str, name: str, source: str, flags: int = 0) -> re.Pattern[str]:

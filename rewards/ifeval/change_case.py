@@ -8,7 +8,7 @@ Words in capitals are counted as IFEval counts them, by the tokens of the Penn T
 is a word of its own (IT'S has two), a hyphen joins.
 """
 
-from rewards.ifeval.base import Arguments, Checker, Follows, holds
+from rewards.ifeval.base import Arguments, Checker, Follows, bound_progress, count, holds
 from rewards.ifeval.tokens import num_capital_words
 
 
@@ -23,6 +23,11 @@ def _capital(_: Arguments) -> Follows:
 def _capital_words(kwargs: Arguments) -> Follows:
     is_right = holds(kwargs, "capital_relation", "capital_frequency")
     return lambda response: is_right(num_capital_words(response))
+
+
+def _capital_words_progress(response: str, kwargs: Arguments) -> float:
+    found = num_capital_words(response)
+    return bound_progress(found, kwargs["capital_relation"], count(kwargs, "capital_frequency"))
 
 
 def _lowercase_progress(response: str, _: Arguments) -> float:
@@ -54,5 +59,6 @@ CHECKERS = (
         "change_case:capital_word_frequency",
         {"capital_relation": "relation", "capital_frequency": "count"},
         _capital_words,
+        _capital_words_progress,
     ),
 )

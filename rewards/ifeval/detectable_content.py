@@ -15,6 +15,8 @@ _PS = re.compile(r"p\.\s?s\.")
 _PPS = re.compile(r"p\.\s?p\.\s?s")
 _NEAR = re.compile(r"\bp\.?\s?(?:p\.?\s?)?s\b|\bpost\s?script\b|\bnote:")
 _NEAR_CREDIT = 0.5
+_NEAR_PLACEHOLDER = re.compile(r"\{[^{}\n]*\}|<[^<>\n]*>|\([^()\n]*\)|_{3,}")
+_NEAR_PLACEHOLDER_CREDIT = 0.3
 _PLACEHOLDER = re.compile(r"\[[^\[\]\n]*\]")
 
 
@@ -40,7 +42,19 @@ def _placeholders(kwargs: Arguments) -> Follows:
     return lambda response: len(_PLACEHOLDER.findall(response)) >= wanted
 
 
+def _placeholders_progress(response: str, kwargs: Arguments) -> float:
+    found = len(_PLACEHOLDER.findall(response))
+    near = len(_NEAR_PLACEHOLDER.findall(response))
+    wanted = count(kwargs, "num_placeholders")
+    return (found + _NEAR_PLACEHOLDER_CREDIT * min(near, wanted - found)) / wanted
+
+
 CHECKERS = (
     Checker(_POSTSCRIPT, {"postscript_marker": "text"}, _postscript, _postscript_progress),
-    Checker("detectable_content:number_placeholders", {"num_placeholders": "count"}, _placeholders),
+    Checker(
+        "detectable_content:number_placeholders",
+        {"num_placeholders": "count"},
+        _placeholders,
+        _placeholders_progress,
+    ),
 )

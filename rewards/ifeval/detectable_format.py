@@ -7,7 +7,7 @@ answers in linear time (a test compares them with the originals).
 import json
 import re
 
-from rewards.ifeval.base import Arguments, Checker, Follows, count, expression, text
+from rewards.ifeval.base import Arguments, Checker, Follows, closeness, count, expression, text
 
 _STAR_BULLET = re.compile(r"^[^\S\n]*\*[^\*].*$", re.MULTILINE)
 _DASH_BULLET = re.compile(r"^[^\S\n]*-.*$", re.MULTILINE)
@@ -15,6 +15,9 @@ _NEAR_BULLET = re.compile(r"^[^\S\n]*(?:[•·+–]|\d{1,2}[.)]\s)", re.MULTILIN
 _NEAR_BULLET_CREDIT = 0.5
 _SINGLE_HIGHLIGHT = re.compile(r"\*([^\n*]*)\*")
 _DOUBLE_HIGHLIGHT = re.compile(r"\*\*([^\n*]*)\*\*")
+_NEAR_HIGHLIGHT = re.compile(r"\*|\b_[^_\n]+_\b|`[^`\n]+`")
+_NEAR_HIGHLIGHT_CREDIT = 0.3
+_NEAR_HEADING_CREDIT = 0.5
 _FENCE = "```"
 _FENCES = ("```json", "```Json", "```JSON", _FENCE)
 _SECTIONS = "detectable_format:multiple_sections"
@@ -51,9 +54,9 @@ def _bullets(kwargs: Arguments) -> Follows:
 
 def _bullets_progress(response: str, kwargs: Arguments) -> float:
     wanted = count(kwargs, "num_bullets")
-    bullets = _closeness(_num_bullets(response), wanted)
-    near = _closeness(len(_NEAR_BULLET.findall(response)), wanted)
-    lines = _closeness(sum(bool(line.strip()) for line in response.split("\n")), wanted)
+    bullets = closeness(_num_bullets(response), wanted)
+    near = closeness(len(_NEAR_BULLET.findall(response)), wanted)
+    lines = closeness(sum(bool(line.strip()) for line in response.split("\n")), wanted)
     return max(0.9 * bullets, _NEAR_BULLET_CREDIT * near, 0.2 * lines)
 
 
@@ -61,13 +64,14 @@ def _num_bullets(response: str) -> int:
     return len(_STAR_BULLET.findall(response)) + len(_DASH_BULLET.findall(response))
 
 
-def _closeness(number: int, wanted: int) -> float:
-    return 1 - abs(number - wanted) / max(number, wanted)
-
-
 def _highlights(kwargs: Arguments) -> Follows:
     wanted = count(kwargs, "num_highlights")
     return lambda response: _num_highlights(response) >= wanted
+
+
+def _highlights_progress(response: str, kwargs: Arguments) -> float:
+    near = _NEAR_HIGHLIGHT_CREDIT if _NEAR_HIGHLIGHT.search(response) else 0.0
+    return (_num_highlights(response) + near) / count(kwargs, "num_highlights")
 
 
 def _num_highlights(response: str) -> int:
@@ -77,9 +81,21 @@ def _num_highlights(response: str) -> int:
 
 
 def _sections(kwargs: Arguments) -> Follows:
-    wanted, word = count(kwargs, "num_sections"), text(kwargs, "section_spliter").strip()
-    heading = expression(_SECTIONS, "section_spliter", rf"\s?{word}\s?\d+\s?")
+    wanted, heading = count(kwargs, "num_sections"), _heading(kwargs)
     return lambda response: len(heading.split(response)) > wanted
+
+
+def _sections_progress(response: str, kwargs: Arguments) -> float:
+    """The share of headings that are there; in another case they count less."""
+    wanted = count(kwargs, "num_sections")
+    found = len(_heading(kwargs).findall(response))
+    near = len(_heading(kwargs, re.IGNORECASE).findall(response))
+    return (found + _NEAR_HEADING_CREDIT * min(near - found, wanted - found)) / wanted
+
+
+def _heading(kwargs: Arguments, flags: int = 0) -> re.Pattern[str]:
+    word = text(kwargs, "section_spliter").strip()
+    return expression(_SECTIONS, "section_spliter", rf"\s?{word}\s?\d+\s?", flags)
 
 
 def _json(_: Arguments) -> Follows:
@@ -87,18 +103,51 @@ def _json(_: Arguments) -> Follows:
 
 
 def _is_json(response: str) -> bool:
-    text = response.strip()
-    for fence in _FENCES:
-        text = text.removeprefix(fence)
     try:
-        json.loads(text.removesuffix(_FENCE).strip())
+        json.loads(json_part(response))
     except (ValueError, RecursionError):  # nested too deep for the parser
         return False
     return True
 
 
+def json_part(response: str) -> str:
+    """A response without the code fence that may be around its JSON."""
+    text = response.strip()
+    for fence in _FENCES:
+        text = text.removeprefix(fence)
+    return text.removesuffix(_FENCE).strip()
+
+
+def _json_progress(response: str, _: Arguments) -> float:
+    """Brackets at both ends, and how much of the text is read before the first fault."""
+    part = json_part(response)
+    if not part.startswith(("{", "[")):
+        return 0.1 if "{" in part else 0.0
+    try:
+        json.loads(part)
+    except json.JSONDecodeError as error:
+        return 0.2 + 0.2 * part.endswith(("}", "]")) + 0.6 * error.pos / len(part)
+    except (ValueError, RecursionError):
+        return 0.2
+    return 1.0
+
+
 def _answer(_: Arguments) -> Follows:
     return lambda response: any(answer in response for answer in ANSWERS)
+
+
+def _answer_progress(response: str, _: Arguments) -> float:
+    """The longest beginning of an answer that is there, in any case; a bare yes counts a little."""
+    lower = response.lower()
+    return max(0.9 * _beginning(lower, answer.lower()) for answer in ANSWERS)
+
+
+def _beginning(response: str, answer: str) -> float:
+    words = answer.split()
+    num = next(n for n in range(len(words), -1, -1) if " ".join(words[:n]) in response)
+    if num == 0 and re.search(rf"\b{words[-1].rstrip('.')}\b", response):
+        return 0.2
+    return num / len(words)
 
 
 CHECKERS = (
@@ -110,9 +159,17 @@ CHECKERS = (
         _bullets_progress,
     ),
     Checker(
-        "detectable_format:number_highlighted_sections", {"num_highlights": "count"}, _highlights
+        "detectable_format:number_highlighted_sections",
+        {"num_highlights": "count"},
+        _highlights,
+        _highlights_progress,
     ),
-    Checker(_SECTIONS, {"section_spliter": "text", "num_sections": "count"}, _sections),
-    Checker("detectable_format:json_format", {}, _json),
-    Checker("detectable_format:constrained_response", {}, _answer),
+    Checker(
+        _SECTIONS,
+        {"section_spliter": "text", "num_sections": "count"},
+        _sections,
+        _sections_progress,
+    ),
+    Checker("detectable_format:json_format", {}, _json, _json_progress),
+    Checker("detectable_format:constrained_response", {}, _answer, _answer_progress),
 )

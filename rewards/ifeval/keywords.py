@@ -8,7 +8,17 @@ one outside of a-z by a random letter at each check, which decides its keys 1122
 
 import re
 
-from rewards.ifeval.base import Arguments, Checker, Follows, expression, holds, text, texts
+from rewards.ifeval.base import (
+    Arguments,
+    Checker,
+    Follows,
+    bound_progress,
+    count,
+    expression,
+    holds,
+    text,
+    texts,
+)
 
 _EXISTENCE = "keywords:existence"
 _FREQUENCY = "keywords:frequency"
@@ -34,16 +44,33 @@ def _existence_progress(response: str, kwargs: Arguments) -> float:
 
 def _frequency(kwargs: Arguments) -> Follows:
     is_right = holds(kwargs, "relation", "frequency")
-    keyword = expression(_FREQUENCY, "keyword", text(kwargs, "keyword").strip(), re.IGNORECASE)
+    keyword = _keyword(kwargs)
     return lambda response: is_right(len(keyword.findall(response)))
 
 
+def _frequency_progress(response: str, kwargs: Arguments) -> float:
+    found = len(_keyword(kwargs).findall(response))
+    return bound_progress(found, kwargs["relation"], count(kwargs, "frequency"))
+
+
+def _keyword(kwargs: Arguments) -> re.Pattern[str]:
+    return expression(_FREQUENCY, "keyword", text(kwargs, "keyword").strip(), re.IGNORECASE)
+
+
 def _forbidden(kwargs: Arguments) -> Follows:
-    words = [
+    words = _forbidden_patterns(kwargs)
+    return lambda response: not any(word.search(response) for word in words)
+
+
+def _forbidden_progress(response: str, kwargs: Arguments) -> float:
+    return 1 / (1 + sum(len(word.findall(response)) for word in _forbidden_patterns(kwargs)))
+
+
+def _forbidden_patterns(kwargs: Arguments) -> list[re.Pattern[str]]:
+    return [
         expression(_FORBIDDEN, "forbidden word", rf"\b{word}\b", re.IGNORECASE)
         for word in texts(kwargs, "forbidden_words")
     ]
-    return lambda response: not any(word.search(response) for word in words)
 
 
 def _letter(kwargs: Arguments) -> Follows:
@@ -52,17 +79,24 @@ def _letter(kwargs: Arguments) -> Follows:
     return lambda response: is_right(response.lower().count(letter))
 
 
+def _letter_progress(response: str, kwargs: Arguments) -> float:
+    found = response.lower().count(text(kwargs, "letter").lower())
+    return bound_progress(found, kwargs["let_relation"], count(kwargs, "let_frequency"))
+
+
 CHECKERS = (
     Checker(_EXISTENCE, {"keywords": "texts"}, _existence, _existence_progress),
     Checker(
         _FREQUENCY,
         {"keyword": "text", "frequency": "count", "relation": "relation"},
         _frequency,
+        _frequency_progress,
     ),
-    Checker(_FORBIDDEN, {"forbidden_words": "texts"}, _forbidden),
+    Checker(_FORBIDDEN, {"forbidden_words": "texts"}, _forbidden, _forbidden_progress),
     Checker(
         "keywords:letter_frequency",
         {"letter": "character", "let_frequency": "count", "let_relation": "relation"},
         _letter,
+        _letter_progress,
     ),
 )

@@ -17,6 +17,8 @@ from rewards.ifeval.base import (
     Arguments,
     Checker,
     Follows,
+    bound_progress,
+    closeness,
     count,
     holds,
     text,
@@ -27,6 +29,9 @@ __all__ = ["AT_LEAST", "CHECKERS", "LESS_THAN"]
 
 _FIRST_WORD = "length_constraints:nth_paragraph_first_word"
 _WORD = regex.compile(r"\w+")
+_BLANK_LINES = re.compile(r"\n\s*\n")
+_DIVIDED_CREDIT = 0.9
+_BLANK_LINES_CREDIT = 0.4  # paragraphs without their `***`
 _WORD_END = re.compile(r"[.,?!'\"]")
 
 
@@ -46,6 +51,11 @@ def _sentences(kwargs: Arguments) -> Follows:
     return lambda response: is_right(num_sentences(response))
 
 
+def _sentences_progress(response: str, kwargs: Arguments) -> float:
+    found = num_sentences(response)
+    return bound_progress(found, kwargs["relation"], count(kwargs, "num_sentences"))
+
+
 def _paragraphs(kwargs: Arguments) -> Follows:
     wanted = count(kwargs, "num_paragraphs")
     return lambda response: _num_paragraphs(response) == wanted
@@ -56,6 +66,20 @@ def _num_paragraphs(response: str) -> int | None:
     is_blank = [not paragraph.strip() for paragraph in response.split("***")]
     num_outer = is_blank[0] + is_blank[-1] if len(is_blank) > 1 else is_blank[0]
     return None if any(is_blank[1:-1]) else len(is_blank) - num_outer
+
+
+def _paragraphs_progress(response: str, kwargs: Arguments) -> float:
+    """How near the number of paragraphs is; those that only blank lines divide count less."""
+    wanted = count(kwargs, "num_paragraphs")
+    divided = sum(bool(paragraph.strip()) for paragraph in response.split("***"))
+    return max(
+        _DIVIDED_CREDIT * closeness(divided, wanted) if divided > 1 else 0.0,
+        _BLANK_LINES_CREDIT * closeness(_num_blocks(response), wanted),
+    )
+
+
+def _num_blocks(response: str) -> int:
+    return len(_BLANK_LINES.split(response.strip()))
 
 
 def _first_word(kwargs: Arguments) -> Follows:
@@ -78,6 +102,21 @@ def _first_word(kwargs: Arguments) -> Follows:
     return follows
 
 
+def _first_word_progress(response: str, kwargs: Arguments) -> float:
+    """Half for the number of paragraphs, half for the word: less where it is in a wrong place."""
+    wanted, position = count(kwargs, "num_paragraphs"), count(kwargs, "nth_paragraph")
+    first_word = text(kwargs, "first_word").lower()
+    paragraphs = [part for part in response.split("\n\n") if part.strip()]
+    starts = [_lower_word(part.split(maxsplit=1)[0]) == first_word for part in paragraphs]
+    if len(starts) >= position and starts[position - 1]:
+        word = 1.0
+    elif any(starts):
+        word = 0.6
+    else:
+        word = 0.3 if first_word in response.lower() else 0.0
+    return 0.5 * closeness(len(paragraphs), wanted) + 0.5 * word
+
+
 def _lower_word(word: str) -> str:
     """A word in lowercase without marks before it and without all after a mark."""
     stem = _WORD_END.split(word.lstrip("'").lstrip('"'), maxsplit=1)[0]
@@ -95,11 +134,18 @@ CHECKERS = (
         "length_constraints:number_sentences",
         {"relation": "relation", "num_sentences": "count"},
         _sentences,
+        _sentences_progress,
     ),
-    Checker("length_constraints:number_paragraphs", {"num_paragraphs": "count"}, _paragraphs),
+    Checker(
+        "length_constraints:number_paragraphs",
+        {"num_paragraphs": "count"},
+        _paragraphs,
+        _paragraphs_progress,
+    ),
     Checker(
         _FIRST_WORD,
         {"num_paragraphs": "count", "nth_paragraph": "count", "first_word": "text"},
         _first_word,
+        _first_word_progress,
     ),
 )

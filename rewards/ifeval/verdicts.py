@@ -54,6 +54,27 @@ def judge(response: str, instruction_ids: Sequence[str], kwargs: Sequence[JsonVa
     return Verdicts(strict, loose)
 
 
+def progresses(
+    response: str, instruction_ids: Sequence[str], kwargs: Sequence[JsonValue]
+) -> tuple[float, ...]:
+    """How near each instruction is to being followed, in [0, 1]; 1.0 exactly where it strictly is.
+
+    Raises as `judge` does.
+    """
+    checks = build_checks(instruction_ids, kwargs)
+    if not response.strip():
+        return (0.0,) * len(checks)
+    rows = zip(checks, instruction_ids, kwargs, strict=True)
+    return tuple(
+        1.0
+        if follows(response)
+        else get_checker(name).progress_of_failure(
+            response, arguments if isinstance(arguments, dict) else {}
+        )
+        for follows, name, arguments in rows
+    )
+
+
 def accuracies(verdicts: Iterable[Verdicts]) -> Accuracies:
     """The four figures over responses; DataError if there are none."""
     rows = list(verdicts)

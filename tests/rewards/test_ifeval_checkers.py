@@ -287,6 +287,101 @@ def test_a_blank_response_follows_nothing(instruction_id, blank):
         (BRIEF, {"relation": "less than", "num_words": 3}, ["a b c d e", "a b c", "a b"]),
         (BRIEF, {"relation": "at least", "num_words": 3}, ["a", "a b", "a b c d"]),
         ("detectable_content:postscript", {"postscript_marker": "P.S."}, ["x", "PS x", "P.S. x"]),
+        (
+            CAPITALS,
+            {"capital_relation": "at least", "capital_frequency": 3},
+            ["so it is", "SO it is", "SO IT is", "SO IT IS"],
+        ),
+        (
+            CAPITALS,
+            {"capital_relation": "less than", "capital_frequency": 2},
+            ["SO IT IS", "SO IT is", "so it is"],
+        ),
+        (
+            "combination:two_responses",
+            {},
+            ["a", "a\n---\nb", "a****** ", "a******b******c", "a******b"],
+        ),
+        (
+            "combination:repeat_prompt",
+            {"prompt_to_repeat": "Say it again."},
+            ["x", "x Say it", "Say it!", "Say it again", "say it again. x"],
+        ),
+        (
+            "detectable_content:number_placeholders",
+            {"num_placeholders": 2},
+            ["x", "<x>", "<x> {y}", "[x] {y}", "[x] [y]"],
+        ),
+        (
+            "detectable_format:number_highlighted_sections",
+            {"num_highlights": 3},
+            ["x", "_x_", "*x*", "*x* *y*", "*x* *y* *z*"],
+        ),
+        (
+            "detectable_format:multiple_sections",
+            {"section_spliter": "PART", "num_sections": 2},
+            ["x", "Part 1 x", "Part 1 x Part 2 y", "PART 1 x Part 2 y", "PART 1 x PART 2 y"],
+        ),
+        (
+            "detectable_format:json_format",
+            {},
+            ["x", "{x", '{"a": x', '{"a": "b", "c": d}', '{"a": "b"}'],
+        ),
+        (
+            "detectable_format:constrained_response",
+            {},
+            ["x", "My answer: no", "My answer is good", "my answer is no.", "My answer is no."],
+        ),
+        (
+            "keywords:frequency",
+            {"keyword": "bread", "frequency": 3, "relation": "at least"},
+            ["x", "bread", "bread bread", "bread bread bread"],
+        ),
+        (
+            "keywords:frequency",
+            {"keyword": "bread", "frequency": 1, "relation": "less than"},
+            ["bread bread", "bread", "x"],
+        ),
+        (
+            "keywords:forbidden_words",
+            {"forbidden_words": ["bread", "oven"]},
+            ["bread oven bread", "bread oven", "oven", "x"],
+        ),
+        (
+            "keywords:letter_frequency",
+            {"letter": "a", "let_frequency": 3, "let_relation": "at least"},
+            ["b", "a", "aa", "aaa"],
+        ),
+        (
+            "keywords:letter_frequency",
+            {"letter": "a", "let_frequency": 2, "let_relation": "less than"},
+            ["aaaa", "aa", "a"],
+        ),
+        (
+            "length_constraints:number_sentences",
+            {"relation": "at least", "num_sentences": 3},
+            ["It is.", "It is. It was.", "It is. It was. It will be."],
+        ),
+        (
+            "length_constraints:number_sentences",
+            {"relation": "less than", "num_sentences": 2},
+            ["It is. It was. It will be.", "It is. It was.", "It is."],
+        ),
+        (
+            "length_constraints:number_paragraphs",
+            {"num_paragraphs": 3},
+            ["a", "a\n\nb", "a\n\nb\n\nc", "a *** b", "a *** b *** c"],
+        ),
+        (
+            FIRST_WORD,
+            {"num_paragraphs": 2, "nth_paragraph": 2, "first_word": "bread"},
+            ["x", "bread", "x\n\ny bread", "bread\n\ny", "x\n\nbread y\n\nz", "x\n\nbread y"],
+        ),
+        (
+            "language:response_language",
+            {"language": "ru"},
+            ["the weather", "the weather is fine погода", "Сегодня хорошая погода и дети играют."],
+        ),
     ],
 )
 def test_progress_has_a_slope(instruction_id, kwargs, worse_to_better):

@@ -23,7 +23,7 @@ ROW = {
 }
 
 IFEVAL_ROW = {"instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]}
-ROWS = {"ifeval": IFEVAL_ROW}
+ROWS = {"ifeval": IFEVAL_ROW, "instructions_mix": ROW | IFEVAL_ROW}
 
 
 @pytest.mark.parametrize("name", REWARDS)

@@ -1,0 +1,187 @@
+"""The reward over all kinds: who gets 1.0, that rubbish earns nothing, and what is no rubbish."""
+
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kernels.errors import ConfigError, DataError
+from rewards.ifeval.verdicts import judge, progresses
+from rewards.instructions_mix import instructions_mix_reward
+
+REQUEST = "Write a short story that features a bakery."
+ROW = {
+    "topic_names": ["bake", "baking"],
+    "topic_words": ["bread", "flour", "oven", "dough", "cake", "pie"],
+    "own_text": f"{REQUEST} Commas are forbidden here.",
+}
+PLAIN = "At the bakery people buy fresh bread and cakes. Most of them come early in the morning."
+STORY = (
+    "Once upon a time there was an old baker who lived at the end of our street. Every morning he "
+    "lit the oven before the sun came up and mixed the flour with water and salt. One day a small "
+    "girl knocked on his door and asked whether he could teach her how to make bread. He laughed "
+    "and gave her an apron that was far too long. From then on they worked side by side and the "
+    "smell of warm rolls woke the whole town. When the old man could no longer lift the heavy "
+    "bags she took over the shop and never forgot what he had shown her about patience."
+)
+
+
+def row(*instructions):
+    return ROW | {
+        "instruction_id_list": [name for name, _ in instructions],
+        "kwargs": [kwargs for _, kwargs in instructions],
+    }
+
+
+NO_COMMA = ("punctuation:no_comma", {})
+QUOTATION = ("startend:quotation", {})
+TITLE = ("detectable_format:title", {})
+JSON = ("detectable_format:json_format", {})
+ANSWER = ("detectable_format:constrained_response", {})
+REPEAT = ("combination:repeat_prompt", {"prompt_to_repeat": REQUEST})
+GERMAN = ("language:response_language", {"language": "de"})
+HINDI = ("language:response_language", {"language": "hi"})
+LOWERCASE = ("change_case:english_lowercase", {})
+CAPITAL = ("change_case:english_capital", {})
+TWO = ("combination:two_responses", {})
+
+
+@pytest.mark.parametrize(
+    ("columns", "answer"),
+    [
+        (row(NO_COMMA), PLAIN),
+        (row(NO_COMMA), STORY),
+        (row(QUOTATION, NO_COMMA), f'"{STORY}"'),
+        (row(LOWERCASE, TITLE), f"<<the bakery>>\n{STORY.lower()}"),
+        (row(CAPITAL), STORY.upper()),
+        (
+            row(JSON),
+            '```json\n{"title": "A bakery", "story": ["He has flour", "and bakes"]}\n```',
+        ),
+        (
+            row(JSON),
+            '{"people": 3, "shops": [{"name": "Old bakery", "has": "warm bread rolls"}]}',
+        ),
+        (row(ANSWER), "My answer is maybe."),
+        (row(REPEAT), f"{REQUEST}\n\n{PLAIN}"),
+        (row(REPEAT), f"{REQUEST}\n\n{STORY}"),
+        (row(GERMAN), "Die Kinder gehen am Morgen in die Bäckerei und kaufen frisches Brot."),
+        (row(HINDI), "बच्चे सुबह बेकरी जाते हैं और ताज़ी रोटी खरीदते हैं।"),
+        (row(TWO), f"{PLAIN}\n******\n{STORY}"),
+        (
+            row(("detectable_content:number_placeholders", {"num_placeholders": 2})),
+            "Dear [name], I would like to order two cakes from your bakery for [date].",
+        ),
+        (
+            row(
+                (
+                    "detectable_format:multiple_sections",
+                    {"section_spliter": "SECTION", "num_sections": 2},
+                )
+            ),
+            f"SECTION 1\n{PLAIN}\nSECTION 2\nThe oven is hot and the dough has to rest.",
+        ),
+    ],
+)
+def test_good_answers_get_all(columns, answer):
+    score = instructions_mix_reward(answer, columns)
+    assert score.reward == 1.0
+    assert score.passed
+    assert score.reason == "ok"
+    assert score.metrics == {"followed": 1.0, "progress": 1.0, "topic": 1.0, "readable": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("columns", "answer", "reason"),
+    [
+        (row(NO_COMMA), "", "empty"),
+        (row(NO_COMMA), "bread", "too_short"),
+        (row(NO_COMMA), "bread oven flour dough cake pie bakery", "degenerate"),
+        (row(NO_COMMA), "the bakery is the bakery is the bakery is the bakery", "degenerate"),
+        (row(NO_COMMA), " ".join([PLAIN] * 8), "degenerate"),
+        (row(NO_COMMA), STORY + " the bread" * 120, "degenerate"),
+        (row(NO_COMMA), ROW["own_text"], "too_short"),
+        (row(NO_COMMA), "I like to go to the park when it is sunny outside.", "off_topic"),
+        (row(NO_COMMA), "I'm here to help with any bread or oven question.", "off_topic"),
+        (row(JSON), "{}", "too_short"),
+        (row(JSON), "3", "too_short"),
+        (row(JSON), '{"a": "bread bread bread bread bread bread bread bread"}', "degenerate"),
+        (row(ANSWER), "My answer is yes. My answer is no. My answer is maybe.", "degenerate"),
+        (row(REPEAT), REQUEST, "too_short"),
+        (row(GERMAN), "42", "too_short"),
+        (row(GERMAN), "Brot " * 60, "degenerate"),
+        (row(TWO), "bread\n******\noven", "too_short"),
+    ],
+)
+def test_rubbish_earns_little_and_without_a_floor_next_to_nothing(columns, answer, reason):
+    score = instructions_mix_reward(answer, columns)
+    assert score.reward is not None
+    assert score.reward < 0.45
+    assert score.reason == reason
+    strict = instructions_mix_reward(answer, columns, floor=0)
+    assert strict.reward is not None
+    assert strict.reward < 0.3
+
+
+def test_a_floor_out_of_range_is_refused():
+    with pytest.raises(ConfigError, match=r"floor=2 must be from 0 to 1; use 0\.2"):
+        instructions_mix_reward(PLAIN, row(NO_COMMA), floor=2)
+
+
+def test_a_loop_that_follows_earns_more_than_one_that_does_not():
+    loop = "People buy bread at the bakery and the bread is good and the bread is good " + (
+        "and the bread is good " * 20
+    )
+    followed = instructions_mix_reward(loop, row(NO_COMMA)).reward
+    missed = instructions_mix_reward(loop.replace(" and", ", and"), row(NO_COMMA)).reward
+    assert followed == pytest.approx(0.2, abs=0.1)
+    assert missed is not None
+    assert missed < followed / 2
+
+
+def test_passed_is_the_strict_verdict_alone():
+    assert instructions_mix_reward("bread", row(NO_COMMA)).passed
+    assert not instructions_mix_reward(STORY, row(NO_COMMA, QUOTATION)).passed
+
+
+def test_several_instructions_are_averaged():
+    score = instructions_mix_reward('"' + STORY, row(NO_COMMA, QUOTATION, TITLE))
+    # 1.0 for the commas, half a quotation, no title.
+    assert score.reward == pytest.approx((1.0 + 0.1 + 0.4 * 0.5 + 0.1) / 3)
+    assert score.metrics["followed"] == pytest.approx(1 / 3)
+    assert score.metrics["progress"] == pytest.approx(1.5 / 3)
+    assert score.reason == "partly"
+    assert instructions_mix_reward(STORY, row(QUOTATION)).reason == "none"
+
+
+def test_capitals_that_are_not_detected_as_english_are_not_followed():
+    answer = "BREAD IS IN OVEN"
+    (progress,) = progresses(answer, [CAPITAL[0]], [{}])
+    assert judge(answer, [CAPITAL[0]], [{}]).strict == (progress == 1.0,)
+
+
+@given(answer=st.text() | st.lists(st.sampled_from(STORY.split()), max_size=80).map(" ".join))
+def test_any_answer_has_a_reward_and_one_only_if_it_passes(answer):
+    for columns in (row(NO_COMMA, TITLE), row(JSON), row(REPEAT), row(ANSWER), row(GERMAN)):
+        score = instructions_mix_reward(answer, columns)
+        assert score.reward is not None
+        assert 0.0 <= score.reward <= 1.0
+        assert score.reward < 1.0 or score.passed
+        verdicts = judge(answer, columns["instruction_id_list"], columns["kwargs"]).strict
+        assert score.passed is all(verdicts)
+
+
+@pytest.mark.parametrize("unit", [" ", "a", "bread ", "[", '{"a":', "******", "\n\n", "é. "])
+@pytest.mark.parametrize("columns", [row(NO_COMMA), row(JSON), row(REPEAT), row(GERMAN), row(TWO)])
+def test_long_answers_take_no_time(columns, unit):
+    start = time.perf_counter()
+    instructions_mix_reward(unit * (40_000 // len(unit)), columns)
+    assert time.perf_counter() - start < 2.0
+
+
+@pytest.mark.parametrize("column", ["instruction_id_list", "kwargs", "topic_names", "own_text"])
+def test_a_missing_column_is_named(column):
+    columns = {name: value for name, value in row(NO_COMMA).items() if name != column}
+    with pytest.raises(DataError, match=f"needs the column '{column}'"):
+        instructions_mix_reward(PLAIN, columns)
