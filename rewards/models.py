@@ -95,6 +95,7 @@ class RewardModel:
             answer = {"role": "assistant", "content": item.completion}
             messages = [*map(dict, item.messages), answer]
             text = tokenizer.apply_chat_template(messages, tokenize=False)
+            assert isinstance(text, str)
             # The template has written its special tokens.
             encoded = tokenizer(text, add_special_tokens=False, verbose=False)
         else:

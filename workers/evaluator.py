@@ -9,11 +9,10 @@ import resource
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 
@@ -22,22 +21,20 @@ from rewards.base import Prompted, Score, score_batch
 from rewards.registry import get_reward
 from rewards.scoring import DEFAULT_LIMIT_S, Scorer
 from rewards.specs import RewardSpec, num_together
+from workers.answers import Answered, chunk_result
 from workers.checkpoints import Checkpoint
 from workers.engines.base import Completion, Engine, EngineSpec, Forced, Request
 from workers.layers import PerturbedLayer, save_factors
 from workers.means import Means, MeanSettings
 from workers.members import Members, NoiseMembers
-from workers.objectives import sample_means, sample_scores
 from workers.overlap import ScoringBeside
 from workers.protocol import (
     BASE_MEMBER,
-    LOG_LIKELIHOOD,
     Chunk,
     ChunkResult,
     Move,
     Moved,
     Prompt,
-    Sample,
 )
 from workers.references import (
     check_references,
@@ -69,16 +66,6 @@ class WorkerSpec:
     locate_reference: Callable[[], Path] | None = None  # full precision, where the mean is weights
     rewards: tuple[RewardSpec, ...] = ()  # instead of `reward_name`
     scoring_limit_s: float = DEFAULT_LIMIT_S  # of a chunk; what is not reached has no score
-
-
-class Answered(NamedTuple):
-    """What came back for a chunk, in the order of its requests."""
-
-    completions: Sequence[Completion]
-    scores: Sequence[Score]
-    num_prompt_tokens: int
-    generate_s: float
-    score_s: float  # that scoring added
 
 
 class Evaluator:
@@ -122,25 +109,7 @@ class Evaluator:
             self._install(chunk.perturbed)
         prompts = [self.prompts[prompt_id] for prompt_id in chunk.prompt_ids]
         answered = self._generated(chunk) if self.likelihood is None else self._given(chunk)
-        completions, scores = answered.completions, answered.scores
-        shape = (len(chunk.members), len(prompts), chunk.num_samples)
-        rewards_MPS = _table([score.reward for score in scores], shape)
-        passed_MPS = np.array([score.passed for score in scores]).reshape(shape)
-        return ChunkResult(
-            chunk_id=chunk.chunk_id,
-            members=chunk.members,
-            rewards_MP=sample_scores(rewards_MPS, passed_MPS, chunk.pass_k),
-            passed_MP=passed_MPS.mean(axis=2) if self.has_verdict else np.full(shape[:2], np.nan),
-            metrics_MP=_metric_tables(scores, completions, shape),
-            reasons=Counter(score.reason for score in scores),
-            num_completions=len(completions),
-            num_unscored=int(np.isnan(rewards_MPS).sum()),
-            num_generated_tokens=sum(len(completion.token_ids) for completion in completions),
-            num_prompt_tokens=answered.num_prompt_tokens,
-            generate_s=answered.generate_s,
-            score_s=answered.score_s,
-            samples=self._samples(chunk, prompts, completions, scores),
-        )
+        return chunk_result(chunk, prompts, answered, has_verdict=self.has_verdict)
 
     def _generated(self, chunk: Chunk) -> Answered:
         """Completions, scored while others are still being written."""
@@ -232,31 +201,6 @@ class Evaluator:
             members = replace(members, mean_D=means.vector_D.astype(np.float32))
         self.engine.set_members(members)
 
-    def _samples(
-        self,
-        chunk: Chunk,
-        prompts: Sequence[Prompt],
-        completions: Sequence[Completion],
-        scores: Sequence[Score],
-    ) -> tuple[Sample, ...]:
-        """The first completion of each prompt by the members that are kept."""
-        wanted = set(chunk.sample_members)
-        asked = [(member, prompt) for member in chunk.members for prompt in prompts]
-        firsts = completions[:: chunk.num_samples], scores[:: chunk.num_samples]
-        return tuple(
-            Sample(
-                member=member,
-                prompt_id=prompt.prompt_id,
-                prompt=prompt.messages[-1]["content"],
-                completion=completion.text,
-                reward=score.reward,
-                passed=score.passed,
-                reason=score.reason,
-            )
-            for (member, prompt), completion, score in zip(asked, *firsts, strict=True)
-            if member in wanted
-        )
-
 
 def request_seed(seed: int, prompt_id: str, sample: int = 0) -> int:
     """The sampling seed of a prompt's sample, the same for every member (common random numbers).
@@ -332,29 +276,3 @@ def _check_lengths(tokens: Mapping[str, Sequence[int]], spec: WorkerSpec) -> Non
             f"max_new_tokens={spec.max_new_tokens} that is {needed}; "
             f"workers.max_model_len is {spec.max_model_len}: set it to {needed} or more"
         )
-
-
-def _table(values: Sequence[float | None], shape: tuple[int, int, int]) -> np.ndarray:
-    """Values of all completions as float64 (M, P, S); NaN for None."""
-    return np.array([np.nan if v is None else v for v in values], dtype=np.float64).reshape(shape)
-
-
-def _metric_tables(
-    scores: Sequence[Score], completions: Sequence[Completion], shape: tuple[int, int, int]
-) -> dict[str, np.ndarray]:
-    """By name the mean over the samples, float64 (M, P): what the reward measures beside itself,
-    and the log-likelihood where it was asked for.
-    """
-    names = sorted({name for score in scores for name in score.metrics})
-    columns = {name: [score.metrics.get(name) for score in scores] for name in names}
-    likelihoods = [_per_token(completion) for completion in completions]
-    if any(likelihood is not None for likelihood in likelihoods):
-        columns[LOG_LIKELIHOOD] = likelihoods
-    return {name: sample_means(_table(values, shape)) for name, values in columns.items()}
-
-
-def _per_token(completion: Completion) -> float | None:
-    """Mean log probability of a completion's tokens; None if there is none."""
-    if completion.log_likelihood is None or not completion.token_ids:
-        return None
-    return completion.log_likelihood / len(completion.token_ids)
