@@ -97,11 +97,13 @@ class RewardModel:
             text = tokenizer.apply_chat_template(messages, tokenize=False)
             assert isinstance(text, str)
             # The template has written its special tokens.
-            encoded = tokenizer(text, add_special_tokens=False, verbose=False)
+            encoded = tokenizer([text], add_special_tokens=False, verbose=False)
         else:
             asked = "\n\n".join(message["content"] for message in item.messages)
-            encoded = tokenizer(asked, item.completion, verbose=False)
-        ids, types = list(encoded["input_ids"]), encoded.get("token_type_ids")
+            # As lists, in which an empty completion is a second text and not none at all.
+            encoded = tokenizer([asked], [item.completion], verbose=False)
+        columns = {name: column[0] for name, column in encoded.items()}
+        ids, types = columns["input_ids"], columns.get("token_type_ids")
         if not ids:
             raise DataError("prompt and completion have no token; use prompts that say something")
         excess = len(ids) - self._max_length

@@ -29,7 +29,7 @@ TEMPLATE = (
 )
 TOLERANCE = 1e-5  # of an fp32 logit near 1: a batch's products are added in another order
 POSITIONS = 96
-COMPLETIONS = ("yes", "", "a much longer answer than all the others", "no", "maybe so", "x" * 70)
+COMPLETIONS = ("yes", "", "a much longer answer than all the others", "no", "maybe so", "x" * 80)
 
 
 def byte_tokenizer(folder: Path, *, is_chat: bool) -> None:
@@ -43,8 +43,13 @@ def byte_tokenizer(folder: Path, *, is_chat: bool) -> None:
             pair="<s> $A </s> $B:1 </s>:1",
             special_tokens=[("<s>", 0), ("</s>", 1)],
         )
+    inputs = ["input_ids", "attention_mask"]
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=core, bos_token="<s>", eos_token="</s>", pad_token="</s>"
+        tokenizer_object=core,
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="</s>",
+        model_input_names=inputs if is_chat else ["token_type_ids", *inputs],
     )
     if is_chat:
         tokenizer.chat_template = TEMPLATE
@@ -130,7 +135,8 @@ def test_a_causal_classifier_reads_the_conversation_to_its_end(
 def test_an_encoder_reads_a_pair_of_texts_and_one_of_its_outputs(encoder: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(encoder)
     short = COMPLETIONS[:5]
-    pairs = [dict(tokenizer("Is it?", completion)) for completion in short]
+    batch = tokenizer(["Is it?"] * len(short), list(short))
+    pairs = [{name: column[n] for name, column in batch.items()} for n in range(len(short))]
     assert all(sum(pair["token_type_ids"]) > 0 for pair in pairs)
     for label, index in (("good", 2), (1, 1)):
         scores = RewardModel(spec_of(encoder, label=label)).score(items(short))
