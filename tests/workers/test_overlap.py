@@ -8,6 +8,7 @@ import pytest
 
 from es_align.pooling import engine_path
 from rewards.base import Columns, Prompted, Score
+from rewards.specs import RewardFile, RewardSpec, num_together
 from workers.engines.base import Completion, OnDone, Request
 from workers.evaluator import Evaluator, WorkerSpec
 from workers.overlap import ScoringBeside
@@ -57,6 +58,16 @@ def test_scores_land_at_their_place_and_calls_are_the_order_s_own(
         groups = [list(range(s, min(s + num_together, NUM_ITEMS))) for s in starts]
         assert sorted(score.calls) == groups
     assert sorted(place for call in score.calls for place in call) == list(range(NUM_ITEMS))
+
+
+def test_a_group_is_whole_calls_of_every_reward() -> None:
+    mine = RewardSpec("a.py:f", batch_size=6, num_processes=2, file=RewardFile("a.py", "f", ""))
+    other = RewardSpec("b.py:f", batch_size=8, file=RewardFile("b.py", "f", ""))
+    judge = RewardSpec("reward_model", {"model": "a", "batch_size": 2})
+    assert num_together([]) == num_together([RewardSpec("math")]) == 1
+    assert num_together([mine, RewardSpec("math")]) == 12
+    assert num_together([mine, other]) == 24
+    assert num_together([judge]) == 8
 
 
 def test_the_limit_is_for_all_calls_together() -> None:
