@@ -10,8 +10,9 @@ import time
 from collections.abc import Sequence
 
 from rewards.base import Prompted, Score, score_batch, unscored
+from rewards.models import RewardModel
 from rewards.processes import ProcessPool
-from rewards.registry import get_reward
+from rewards.registry import REWARD_MODEL, get_reward
 from rewards.specs import RewardSpec
 
 DEFAULT_LIMIT_S = 300.0
@@ -24,7 +25,10 @@ class Scorer:
     def __init__(
         self, specs: Sequence[RewardSpec], num_processes: int, limit_s: float = DEFAULT_LIMIT_S
     ) -> None:
-        """`num_processes` for each shipped reward that needs them; `limit_s` for a whole batch."""
+        """`num_processes` for each shipped reward that needs them; `limit_s` for a whole batch.
+
+        ModelError if a reward model cannot be loaded.
+        """
         self._specs = tuple(specs)
         self._limit_s = limit_s
         self._pools = {
@@ -33,6 +37,11 @@ class Scorer:
             )
             for index, spec in enumerate(specs)
             if spec.is_isolated
+        }
+        self._models = {
+            index: RewardModel(spec)
+            for index, spec in enumerate(specs)
+            if spec.is_shipped and spec.name == REWARD_MODEL
         }
 
     def __enter__(self) -> "Scorer":
@@ -51,15 +60,17 @@ class Scorer:
         for pool in self._pools.values():
             pool.close()
 
-    def score(self, items: Sequence[Prompted]) -> list[Score]:
-        """One score for every item, in order."""
-        ends = time.monotonic() + self._limit_s
+    def score(self, items: Sequence[Prompted], limit_s: float | None = None) -> list[Score]:
+        """One score for every item, in order; `limit_s` for these, in place of the usual one."""
+        ends = time.monotonic() + (self._limit_s if limit_s is None else limit_s)
         columns = [self._one(index, items, ends) for index in range(len(self._specs))]
         return [combine(self._specs, scores) for scores in zip(*columns, strict=True)]
 
     def _one(self, index: int, items: Sequence[Prompted], ends: float) -> list[Score]:
         spec = self._specs[index]
-        if index not in self._pools:
+        if index in self._models:
+            scores = self._models[index].score(items)
+        elif index not in self._pools:
             reward = functools.partial(get_reward(spec.name), **spec.options)
             texts, rows = [item.completion for item in items], [item.columns for item in items]
             scores = score_batch(reward, texts, rows)

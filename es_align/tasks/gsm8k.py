@@ -39,6 +39,7 @@ class Problem(NamedTuple):
 
     question: str
     target: str
+    solution: str  # with its steps, as the data set has it
 
 
 def make_gsm8k(config: TaskConfig, *, seed: int, prompts_per_generation: int) -> PromptTask:
@@ -96,7 +97,7 @@ def parse_problem(row: JsonValue, where: str) -> Problem:
             f"{where}: answer ends in {target[-60:]!r}, not in a number after '#### '; "
             f"correct the row"
         )
-    return Problem(question.strip(), target)
+    return Problem(question.strip(), target, answer.strip())
 
 
 def _decode(line: bytes, where: str) -> JsonValue:
@@ -142,7 +143,7 @@ def _draw(
         Prompt(
             prompt_id=f"{split}/{index}",
             messages=make_messages(REQUEST.format(question=problem.question), config.system_prompt),
-            columns={"answer": problem.target},
+            columns={"answer": problem.target, "reference": problem.solution},
         )
         for index, problem in enumerate(chosen)
     ]
