@@ -7,6 +7,7 @@ unlike `Generator.permutation`.
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -42,6 +43,15 @@ class Task(Protocol):
     def batch(self, generation: int) -> list[Prompt]:
         """The prompts every member of this generation answers."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOut:
+    """What a model is tested on."""
+
+    name: str  # of the task
+    reward_name: str  # key of `rewards.registry.REWARDS`
+    prompts: Sequence[Prompt]  # "heldout/0", ...
 
 
 class PromptTask:
