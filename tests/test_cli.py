@@ -53,10 +53,10 @@ def train(config, *, run_dir, resume, reporter):
     reporter.note("working")
     return answer(generations=config.generations, run_dir=str(run_dir), resume=resume)
 
-def evaluate(target, *, task, limit, overrides, generation, reporter):
+def evaluate(target, *, reporter, **asked):
     noise()
     reporter.note("working")
-    return answer(target=target, task=task, limit=limit, overrides=overrides, generation=generation)
+    return answer(target=target, **asked)
 
 def replay(run, *, generation):
     noise()
@@ -137,7 +137,7 @@ def test_help_is_quick_and_imports_nothing_heavy() -> None:
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         cpu_s.append(after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime)
     assert min(cpu_s) < HELP_CPU_S
-    for command in ("train", "eval", "replay", "export", "quantize", "bench", "doctor"):
+    for command in ("train", "eval", "score", "replay", "export", "quantize", "bench", "doctor"):
         assert command in shown.stdout
 
 
@@ -201,12 +201,17 @@ def test_missing_config_and_unknown_option(call: Callable[..., tuple[int, str, s
                 "limit": None,
                 "overrides": [],
                 "generation": None,
+                "temperature": 0.0,
+                "samples": 1,
+                "data": None,
+                "details": None,
             },
         ),
         (
             [
                 *("eval", "tiny", "--task", "gsm8k", "--limit", "5"),
                 *("--set", "seed=1", "--precision", "fp32", "--engine", "torch"),
+                *("--temperature", "0.7", "--samples", "4", "--data", "d", "--details", "o"),
             ],
             {
                 "target": "tiny",
@@ -214,6 +219,10 @@ def test_missing_config_and_unknown_option(call: Callable[..., tuple[int, str, s
                 "limit": 5,
                 "overrides": ["precision=fp32", "workers.engine=torch", "seed=1"],
                 "generation": None,
+                "temperature": 0.7,
+                "samples": 4,
+                "data": "d",
+                "details": "o",
             },
         ),
         (["replay", "runs/x", "--generation", "4"], {"run": "runs/x", "generation": 4}),

@@ -36,6 +36,7 @@ from workers.protocol import (
     Moved,
     Prompt,
     Sample,
+    Sampling,
 )
 from workers.rendering import Renderer
 
@@ -112,7 +113,7 @@ class Evaluator:
             prompt for _ in chunk.members for prompt in prompts for _ in range(chunk.num_samples)
         ]
         texts = [completion.text for completion in completions]
-        scores = self._scores(texts, asked)
+        scores = self._scores(texts, asked, chunk.reward_name)
         shape = (len(chunk.members), len(prompts), chunk.num_samples)
         rewards_MPS = _table([score.reward for score in scores], shape)
         passed_MPS = np.array([score.passed for score in scores]).reshape(shape)
@@ -132,9 +133,12 @@ class Evaluator:
             samples=self._samples(chunk, prompts, completions, scores),
         )
 
-    def _scores(self, texts: Sequence[str], asked: Sequence[Prompt]) -> list[Score]:
-        if self.scorer is None:
-            return score_batch(self.reward, texts, [prompt.columns for prompt in asked])
+    def _scores(
+        self, texts: Sequence[str], asked: Sequence[Prompt], reward_name: str | None
+    ) -> list[Score]:
+        if self.scorer is None or reward_name is not None:
+            reward = self.reward if reward_name is None else get_reward(reward_name)
+            return score_batch(reward, texts, [prompt.columns for prompt in asked])
         return self.scorer.score(
             [
                 Prompted(text, prompt.messages, prompt.columns)
@@ -148,6 +152,20 @@ class Evaluator:
         """
         self._install(members)
         return self.engine.canary([Request(self.tokens[prompt_id], 0, 0)], reference=1)
+
+    def complete(
+        self,
+        prompts: Sequence[tuple[int, ...]],
+        seeds: Sequence[int],
+        member: Members | None,
+        sampling: Sampling,
+    ) -> list[Completion]:
+        """Complete token ids of any origin with one model: the one of `member`, or the base."""
+        if member is not None:
+            self._install(member)
+        slot = BASE_MEMBER if member is None else 0
+        requests = [Request(ids, slot, seed) for ids, seed in zip(prompts, seeds, strict=True)]
+        return self.engine.generate(requests, sampling)
 
     def catch_up(self, moves: Sequence[Move]) -> None:
         """Make the run's moves so far; with none the engine holds the mean's own start."""

@@ -51,6 +51,7 @@ class Chunk:
     sample_members: tuple[int, ...] = ()  # members whose texts come back, for samples.jsonl
     num_samples: int = 1  # completions of each prompt by each member
     pass_k: int | None = None  # score of a prompt: pass@k of its samples; None: their mean reward
+    reward_name: str | None = None  # of another task's prompts; None: the worker's own rewards
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ questions. Orders come from raw Philox words sorted stably, which no NumPy relea
 unlike `Generator.permutation`.
 """
 
+import copy
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -42,6 +43,10 @@ class Task(Protocol):
 
     def batch(self, generation: int) -> list[Prompt]:
         """The prompts every member of this generation answers."""
+        ...
+
+    def tested_on(self, heldout: Sequence[Prompt]) -> "Task":
+        """The same task with other held-out prompts, of another task or data set."""
         ...
 
 
@@ -85,6 +90,12 @@ class PromptTask:
     def batch(self, generation: int) -> list[Prompt]:
         """The prompts of a generation: none twice, the groups in equal parts or one apart."""
         return [self.train[position] for position in self._batches.positions(generation)]
+
+    def tested_on(self, heldout: Sequence[Prompt]) -> "PromptTask":
+        """The same task with other held-out prompts."""
+        other = copy.copy(self)
+        other.heldout = tuple(heldout)
+        return other
 
 
 class BatchOrder:

@@ -1,4 +1,4 @@
-"""Rows of a task's data, from a JSONL file or from the Hugging Face hub; every fault has its place."""
+"""Rows of a task's data, from a JSONL file or the Hugging Face hub; every fault has its place."""
 
 import importlib
 import importlib.util
