@@ -242,12 +242,12 @@ def is_seeded(space: str) -> bool:
     return space in SEEDED_SPACES
 
 
-def tested_task(config: "Config") -> TaskConfig:
+def heldout_task(config: "Config") -> TaskConfig:
     """The task whose held-out prompts are asked."""
     return config.task if config.evaluation.task is None else config.evaluation.task
 
 
-def tested_new_tokens(config: "Config") -> int:
+def heldout_new_tokens(config: "Config") -> int:
     """Length of an answer to a held-out prompt, in tokens."""
     evaluation = config.evaluation
     if evaluation.max_new_tokens is not None:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from es_align.config import NEW_TOKENS, Config, TaskConfig, tested_new_tokens, tested_task
+from es_align.config import NEW_TOKENS, Config, TaskConfig, heldout_new_tokens, heldout_task
 from es_align.config_loading import apply_overrides
 from es_align.errors import ConfigError
 from es_align.evaluation import evaluation_of, mean_evaluation, pass_rates_at
@@ -49,7 +49,7 @@ class Draws:
 
     def samplings(self, config: Config) -> list[Sampling]:
         """One a sample, each with a seed of its own."""
-        greedy = Sampling(tested_new_tokens(config))
+        greedy = Sampling(heldout_new_tokens(config))
         first = config.seed << 32
         return [
             replace(greedy, temperature=self.temperature, seed=first + sample)
@@ -141,9 +141,9 @@ def _on_task(own: Config, name: str | None) -> Config:
     """The configuration with the task to be tested as its `task`, its whole test split if it has
     one. Another task than the trained one has its own reward and its own length of answer.
     """
-    tested, tree = tested_task(own), own.model_dump(mode="json")
+    tested, tree = heldout_task(own), own.model_dump(mode="json")
     is_other = own.evaluation.task is not None
-    new_tokens = tested_new_tokens(own)
+    new_tokens = heldout_new_tokens(own)
     if name is not None and name != tested.name:
         if name not in NEW_TOKENS:
             raise ConfigError(f"unknown task {name!r}; there are {', '.join(NEW_TOKENS)}")

@@ -5,7 +5,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from es_align.config import Config, Precision, tested_new_tokens
+from es_align.config import Config, Precision, heldout_new_tokens
 from es_align.models import ModelPaths, reference_path, resolve_model
 from es_align.reward_checks import reward_specs
 from workers.evaluator import WorkerSpec
@@ -54,7 +54,7 @@ def worker_spec(
         reward_name=reward_name,
         max_members=workers.members_per_chunk or config.population,
         max_model_len=workers.max_model_len,
-        max_new_tokens=max(config.max_new_tokens, tested_new_tokens(config)),
+        max_new_tokens=max(config.max_new_tokens, heldout_new_tokens(config)),
         kv_cache_gb=workers.kv_cache_gb,
         num_threads=workers.cpus or default_cores(config),
         means=means,

@@ -9,7 +9,7 @@ import importlib.util
 import os
 from pathlib import Path
 
-from es_align.config import Config, StrategyConfig, pass_k, tested_new_tokens
+from es_align.config import Config, StrategyConfig, heldout_new_tokens, pass_k
 from es_align.config_errors import nearest
 from es_align.errors import ConfigError, DataError, ModelError
 from es_align.layouts import GROUP_SIZES, Scheme, check_plain, check_precision, stored_scheme
@@ -177,7 +177,7 @@ def _check_samples(config: Config) -> None:
 
 
 def _check_lengths(config: Config) -> None:
-    longest, tested = config.workers.max_model_len, tested_new_tokens(config)
+    longest, tested = config.workers.max_model_len, heldout_new_tokens(config)
     for name, value in (
         ("max_new_tokens", config.max_new_tokens),
         ("evaluation.max_new_tokens", tested),

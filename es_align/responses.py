@@ -91,7 +91,7 @@ def score_responses(
 def read_responses(
     file: Path, scorecard: Scorecard, *, skip_bad: bool
 ) -> tuple[list[Response], dict[str, int]]:
-    """The usable lines in order, and how many are not, by reason; the first of a doubled key counts.
+    """The usable lines in order, and how many are not, by reason; of a doubled key the first stays.
 
     Raises DataError naming the first line that is not usable, unless they are skipped.
     """

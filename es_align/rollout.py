@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from es_align.config import Config, pass_k, tested_new_tokens
+from es_align.config import Config, heldout_new_tokens, pass_k
 from es_align.strategies.base import Population
 from workers.members import Members, some_members
 from workers.pool import Pool
@@ -87,7 +87,7 @@ def run_one(
     """One model, the mean or (None) the unperturbed base, on held-out prompts, greedy, one
     completion each.
     """
-    greedy = [Sampling(tested_new_tokens(config))]
+    greedy = [Sampling(heldout_new_tokens(config))]
     (rollout,) = run_samples(
         pool, config, one, prompt_ids, greedy, generation=generation, with_samples=with_samples
     )

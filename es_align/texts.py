@@ -5,12 +5,14 @@ What drives it brings prompts of its own, as lm-evaluation-harness does (`es_ali
 
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
 from es_align.config import Config
 from es_align.config_loading import apply_overrides
 from es_align.errors import ConfigError
 from es_align.pooling import worker_spec
 from es_align.preflight import validate
+from es_align.run_folder import RunFolder
 from es_align.space_checks import check_run_settings
 from es_align.targets import open_target, target_config
 from workers.evaluator import Evaluator, request_seed
@@ -32,10 +34,11 @@ class TextEngine:
         """`overrides` as for `es_align.evaluate`. Raises EsAlignError."""
         own = target_config(target)
         settings = apply_overrides(_for_texts(own), overrides)
-        opened = open_target(target, settings, generation)
-        if opened.folder.has_run:
+        is_run = RunFolder(Path(target)).has_run
+        if is_run:
             check_run_settings(own, settings)
-        validate(settings, is_begun=opened.folder.has_run, is_trained=False)
+        validate(settings, is_begun=is_run, is_trained=False)
+        opened = open_target(target, settings, generation)
         spec = worker_spec(settings, opened.model, "letters", opened.means)
         self._evaluator = Evaluator(spec, opened.layers, [GREETING])
         self._evaluator.catch_up(opened.moves)

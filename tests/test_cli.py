@@ -137,7 +137,17 @@ def test_help_is_quick_and_imports_nothing_heavy() -> None:
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         cpu_s.append(after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime)
     assert min(cpu_s) < HELP_CPU_S
-    for command in ("train", "eval", "score", "replay", "export", "quantize", "bench", "doctor"):
+    for command in (
+        "train",
+        "eval",
+        "score",
+        "replay",
+        "export",
+        "quantize",
+        "bench",
+        "lm-eval",
+        "doctor",
+    ):
         assert command in shown.stdout
 
 
