@@ -23,8 +23,15 @@ VerdictRow: TypeAlias = dict[str, JsonValue]
 class Scorecard(Protocol):
     """The prompts of a benchmark and how a response to one of them is judged."""
 
-    key_name: str  # what a response's row calls its prompt
-    independent: Sequence[str]  # figures that count each response once
+    @property
+    def key_name(self) -> str:
+        """What a response's row calls its prompt."""
+        ...
+
+    @property
+    def independent(self) -> Sequence[str]:
+        """The figures that count each response once."""
+        ...
 
     @property
     def keys(self) -> Sequence[int]:
@@ -43,8 +50,8 @@ class Scorecard(Protocol):
 class Gsm8kScorecard:
     """GSM8K: strict and flexible, as lm-evaluation-harness's two filters."""
 
-    key_name = "index"
-    independent = ("strict", "flexible")
+    key_name: str = "index"
+    independent: Sequence[str] = ("strict", "flexible")
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         self._problems = problems
@@ -70,8 +77,8 @@ class Gsm8kScorecard:
 class IfevalScorecard:
     """IFEval: strict and loose, of prompts and of their instructions."""
 
-    key_name = "key"
-    independent = ("prompt_strict", "prompt_loose")
+    key_name: str = "key"
+    independent: Sequence[str] = ("prompt_strict", "prompt_loose")
 
     def __init__(self, rows: Sequence[IfevalRow]) -> None:
         self._rows = {row.key: row for row in rows}
