@@ -25,6 +25,8 @@ from workers.protocol import Sampling
 
 # A prompt of IFEval has up to about 500 tokens; the default has no room for one and its answer.
 MODEL_LENGTHS = {"ifeval": 2048}
+# A chunk's prompts are decoded together, each to its length, on a slow machine at this rate.
+DEADLINE_S_PER_TOKEN = 2.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +159,8 @@ def _on_task(own: Config, name: str | None) -> Config:
     longest = max(own.workers.max_model_len, MODEL_LENGTHS.get(tested.name, 0))
     tree |= {"task": task, "max_new_tokens": new_tokens}
     tree["evaluation"] |= {"task": None, "max_new_tokens": None}
-    tree["workers"] |= {"max_model_len": longest}
+    deadline_s = max(own.workers.chunk_deadline_s, DEADLINE_S_PER_TOKEN * new_tokens)
+    tree["workers"] |= {"max_model_len": longest, "chunk_deadline_s": deadline_s}
     if is_other:
         tree["reward"] = []
     return Config.model_validate(tree)

@@ -5,6 +5,7 @@ Commands whose work is done elsewhere run in a process of their own with a stand
 """
 
 import importlib
+import importlib.util
 import json
 import os
 import resource
@@ -263,6 +264,18 @@ def test_without_json_a_person_reads_stdout() -> None:
     assert done.returncode == 0, done.stderr
     assert "baseline n" in done.stdout
     assert "printed" in done.stdout
+
+
+def test_lm_eval_that_is_not_installed_is_told(
+    call: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "lm_eval" else found(name)
+    )
+    code, _, err = call("lm-eval", "run", "--model", "es_align", "--tasks", "gsm8k")
+    assert code == 2
+    assert err == "error: lm-eval is not installed; run `pip install 'es-align[eval]'`\n"
 
 
 def test_interrupt_says_how_to_resume(repository: Path) -> None:

@@ -132,6 +132,14 @@ def test_a_bad_line_is_an_error_or_a_count(gsm8k, tmp_path, line, reason, told):
     assert result.figures["strict"] == 0.0  # of a doubled key the first counts
 
 
+@pytest.mark.parametrize("text", ["\\ud800", "\\u0000", "\\ud83d", "\\ufeff"])
+def test_any_text_that_json_can_hold_is_judged(ifeval, gsm8k, tmp_path, text):
+    for task, key, data in (("ifeval", '"key": 13', ifeval), ("gsm8k", '"index": 0', gsm8k)):
+        file = tmp_path / "r.jsonl"
+        file.write_text(f'{{{key}, "response": "{text} and more words #### 1"}}\r\n')
+        assert score(task, file, data=data).n == 1
+
+
 def test_nothing_to_score(gsm8k, tmp_path):
     file = write(tmp_path / "r.jsonl", [{"index": 9, "response": "a"}])
     with pytest.raises(DataError, match=r"no response that can be scored \(1 bad lines\)"):
