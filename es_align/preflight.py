@@ -37,7 +37,8 @@ def validate(config: Config, *, is_begun: bool = False, is_trained: bool = True)
     """Refuse what cannot run on this machine.
 
     A run that `is_begun` keeps the settings it has, even if its space reads one of them no more.
-    Data to train on is looked for where `is_trained`.
+    Where nothing `is_trained`, no training data is looked for, and an adapter may be on a part of
+    what vLLM computes together (see `es_align.targets`).
     Raises ConfigError, ModelError or DataError naming the value, the limit and the next step.
     """
     _check_population(config)
@@ -50,7 +51,8 @@ def validate(config: Config, *, is_begun: bool = False, is_trained: bool = True)
     scheme = stored_scheme(Path(config.model)) if _is_folder(config.model) else None
     check_precision(config.model, scheme, config.precision)
     check_space(config, scheme)
-    check_fused(config, Path(config.model) if _is_folder(config.model) else None)
+    if is_trained or config.space.basis != "adapter":
+        check_fused(config, Path(config.model) if _is_folder(config.model) else None)
     if not is_begun:
         check_read(config.space)
     if is_trained:

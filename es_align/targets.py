@@ -9,14 +9,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from es_align.config import Config
 from es_align.errors import ConfigError, ModelError, RunFolderError
 from es_align.evaluation import Evaluation, best_of
-from es_align.models import ModelPaths, resolve_model
+from es_align.models import ModelPaths, linear_shapes, resolve_model
 from es_align.rebuild import Rebuilt, check_mean, mean_member, mean_settings, rebuilt_at
 from es_align.run_folder import RunFolder
+from es_align.space_checks import FUSED
 from es_align.spaces import load_space, make_space
-from workers.layers import PerturbedLayer
+from workers.layers import LoraLayer, PerturbedLayer
 from workers.means import MeanSettings
 from workers.members import Members, NoiseMembers
 from workers.protocol import Move, WorkerInfo
@@ -90,9 +93,32 @@ def open_target(target: str, settings: Config, generation: int | None) -> Target
     model = resolve_model(settings.model, settings.precision)
     if settings.space.adapter is None:
         return Target(model, None, None, (), None, None, folder)
-    layers = make_space(settings.space, model.reference).factors
+    layers = with_fused(make_space(settings.space, model.reference).factors, model.reference)
     start = NoiseMembers(0, 0, (0,), (0,), settings.strategy.sigma)
     return Target(model, None, start, layers, mean_settings(settings), None, folder)
+
+
+def with_fused(layers: Sequence[PerturbedLayer], model_path: Path) -> list[PerturbedLayer]:
+    """A LoRA's layers, and a zero LoRA for each that vLLM computes in one module with one of them:
+    most adapters in the field are on q and v alone.
+    """
+    shapes, names = linear_shapes(model_path), {layer.name for layer in layers}
+    filled = list(layers)
+    for layer in layers:
+        module, _, part = layer.name.rpartition(".")
+        group = next((group for group in FUSED if part in group), ())
+        for name in (f"{module}.{other}" for other in group):
+            if name in shapes and name not in names:
+                assert isinstance(layer, LoraLayer)
+                names.add(name)
+                filled.append(_zero(name, shapes[name], layer, 2 * len(filled)))
+    return filled
+
+
+def _zero(name: str, shape: tuple[int, int], like: LoraLayer, parameter: int) -> LoraLayer:
+    out, width = shape
+    down_RI, up_OR = torch.zeros(like.rank, width), torch.zeros(out, like.rank)
+    return LoraLayer(name, down_RI, up_OR, like.scaling, like.noise_rank, 0.0, 0.0, parameter)
 
 
 def best_generation(folder: RunFolder) -> int:

@@ -13,6 +13,7 @@ from es_align.errors import ConfigError, DataError, ModelError
 from es_align.evaluation import Evaluation, mean_evaluation, pass_rates_at
 from es_align.models import find_model, linear_weights
 from es_align.preflight import validate
+from es_align.targets import open_target, target_config
 
 HERE = ["precision=fp32", "workers.engine=torch", "workers.cpus=1", "max_new_tokens=4"]
 
@@ -130,7 +131,7 @@ def test_mistakes_are_told_before_a_model_loads(data, asked, told):
 
 def test_an_adapter_is_evaluated_on_its_base(workers_here, data, tmp_path):
     base = find_model("tiny")
-    weights = dict(linear_weights(base, ["q_proj", "k_proj", "v_proj", "o_proj"]))
+    weights = dict(linear_weights(base, ["q_proj", "v_proj", "down_proj"]))
     generator = np.random.default_rng(0)
     import torch
 
@@ -139,6 +140,12 @@ def test_an_adapter_is_evaluated_on_its_base(workers_here, data, tmp_path):
 
     layers = {n: (factor(2, w.shape[1]), factor(w.shape[0], 2)) for n, w in weights.items()}
     save_adapter(tmp_path / "adapter", layers, "tiny")
+    opened = open_target(str(tmp_path / "adapter"), target_config(str(tmp_path / "adapter")), None)
+    missing = {layer.name.replace("q_proj", "k_proj") for layer in opened.layers}
+    added = [layer for layer in opened.layers if layer.name not in layers]
+    assert {layer.name for layer in added} == {n for n in missing if n.endswith("k_proj")}
+    assert not any(layer.up_OR.any() or layer.down_RI.any() for layer in added)
+    assert len({layer.parameter for layer in opened.layers}) == len(opened.layers)
     merged = tmp_path / "merged"
     from es_align.stored_weights import StoredWeights
 
