@@ -4,6 +4,7 @@ Each checks everything it can before Ray starts or a model loads, and returns a 
 """
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from es_align.config import Config
@@ -141,4 +142,4 @@ def _make_task(config: Config) -> Task:
             f"{len(shared)} prompt(s) of evaluation.task ({tested.name}) are training prompts of "
             f"{config.task.name} too, first {shared[0]}; test on a split that is not trained on"
         )
-    return task.tested_on(heldout.prompts)
+    return task.tested_on([replace(p, reward_name=heldout.reward_name) for p in heldout.prompts])

@@ -116,8 +116,6 @@ def run_samples(
             prompt_ids=tuple(prompt_ids[start : start + EVALUATION_PROMPTS_PER_CHUNK]),
             sampling=sampling,
             sample_members=(member,) if with_samples else (),
-            # A task's own reward is called like the task.
-            reward_name=None if config.evaluation.task is None else config.evaluation.task.name,
         )
         for index, (sampling, start) in enumerate(itertools.product(samplings, starts))
     ]

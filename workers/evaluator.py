@@ -113,7 +113,7 @@ class Evaluator:
             prompt for _ in chunk.members for prompt in prompts for _ in range(chunk.num_samples)
         ]
         texts = [completion.text for completion in completions]
-        scores = self._scores(texts, asked, chunk.reward_name)
+        scores = self._scores(texts, asked)
         shape = (len(chunk.members), len(prompts), chunk.num_samples)
         rewards_MPS = _table([score.reward for score in scores], shape)
         passed_MPS = np.array([score.passed for score in scores]).reshape(shape)
@@ -133,9 +133,8 @@ class Evaluator:
             samples=self._samples(chunk, prompts, completions, scores),
         )
 
-    def _scores(
-        self, texts: Sequence[str], asked: Sequence[Prompt], reward_name: str | None
-    ) -> list[Score]:
+    def _scores(self, texts: Sequence[str], asked: Sequence[Prompt]) -> list[Score]:
+        reward_name = asked[0].reward_name  # a chunk's prompts are of one task
         if self.scorer is None or reward_name is not None:
             reward = self.reward if reward_name is None else get_reward(reward_name)
             return score_batch(reward, texts, [prompt.columns for prompt in asked])

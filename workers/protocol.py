@@ -25,6 +25,8 @@ class Prompt:
     prompt_id: str  # "train/17": split and index
     messages: tuple[Mapping[str, str], ...]  # chat messages, role and content
     columns: Mapping[str, JsonValue]  # arguments of the reward
+    # Of another task than the one that is trained on: its reward. None: the worker's own rewards.
+    reward_name: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,6 @@ class Chunk:
     sample_members: tuple[int, ...] = ()  # members whose texts come back, for samples.jsonl
     num_samples: int = 1  # completions of each prompt by each member
     pass_k: int | None = None  # score of a prompt: pass@k of its samples; None: their mean reward
-    reward_name: str | None = None  # of another task's prompts; None: the worker's own rewards
 
 
 @dataclass(frozen=True, slots=True)
