@@ -13,8 +13,19 @@ if TYPE_CHECKING:
     from es_align.api import evaluate as eval
     from es_align.config import Config
     from es_align.config_loading import load_config
+    from es_align.responses import score_responses as score
 
-__all__ = ["Config", "eval", "evaluate", "export", "load_config", "quantize", "replay", "train"]
+__all__ = [
+    "Config",
+    "eval",
+    "evaluate",
+    "export",
+    "load_config",
+    "quantize",
+    "replay",
+    "score",
+    "train",
+]
 
 _HOMES = {
     "Config": ("es_align.config", "Config"),
@@ -24,6 +35,7 @@ _HOMES = {
     "load_config": ("es_align.config_loading", "load_config"),
     "quantize": ("es_align.api", "quantize"),
     "replay": ("es_align.api", "replay"),
+    "score": ("es_align.responses", "score_responses"),
     "train": ("es_align.api", "train"),
 }
 

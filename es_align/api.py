@@ -4,38 +4,30 @@ Each checks everything it can before Ray starts or a model loads, and returns a 
 """
 
 import time
-from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from es_align.config import Config
-from es_align.config_loading import apply_overrides
-from es_align.errors import RunFolderError
-from es_align.evaluation import Evaluation, best_of, evaluation_of
+from es_align.errors import DataError, RunFolderError
+from es_align.evaluating import evaluate
 from es_align.exporting import ExportResult, export_run
 from es_align.layouts import Scheme, check_plain, stored_scheme
 from es_align.models import build_once, find_model, resolve_model
-from es_align.pooling import make_pool
 from es_align.preflight import validate, validate_quantize
 from es_align.progress import Reporter, SilentReporter
 from es_align.quantizing import QuantizeResult, quantize_model, weight_bytes
-from es_align.rebuild import (
-    Replay,
-    check_mean,
-    mean_member,
-    mean_settings,
-    rebuilt_at,
-    replay_run,
-)
-from es_align.results import EvalResult, TrainResult
+from es_align.rebuild import Replay, replay_run
+from es_align.results import TrainResult
 from es_align.reward_checks import check_columns
-from es_align.rollout import run_one
 from es_align.run_folder import RunFolder, check_new, check_resumable
 from es_align.session import begin_run, resume_run
-from es_align.space_checks import check_run_settings, check_writable
-from es_align.spaces import load_space
+from es_align.space_checks import check_writable
 from es_align.stored_weights import StoredWeights
-from es_align.tasks import Task, make_task
+from es_align.targets import best_generation
+from es_align.tasks import Task, make_heldout, make_task
 from es_align.training import run_training
+
+__all__ = ["best_generation", "evaluate", "export", "quantize", "replay", "train"]
 
 
 def train(
@@ -71,65 +63,6 @@ def train(
     finally:
         run.close()
         reporter.close()
-
-
-def evaluate(
-    target: str,
-    *,
-    task: str | None = None,
-    limit: int | None = None,
-    overrides: Sequence[str] = (),
-    generation: int | None = None,
-    reporter: Reporter | None = None,
-) -> EvalResult:
-    """Score a run's best generation (or the one named), or a model, on a task's held-out prompts.
-
-    A run brings its own configuration, a model has the defaults; `overrides` such as
-    `precision=int8` change either. `limit` takes so many prompts. Raises EsAlignError.
-    """
-    reporter = reporter or SilentReporter()
-    folder = RunFolder(Path(target))
-    own = folder.read_config() if folder.has_run else Config(model=target)
-    if task is not None and task != own.task.name:
-        # Another task has another length of answer, unless the caller names one.
-        overrides = [f"task.name={task}", "max_new_tokens=", *overrides]
-    if limit is not None:
-        overrides = [*overrides, f"task.num_heldout={limit}"]
-    settings = apply_overrides(own, overrides)
-    if folder.has_run:
-        check_run_settings(own, settings)
-    validate(settings, is_begun=folder.has_run)
-    made = _make_task(settings)
-    heldout = made.heldout
-    at, mean, factors, means, rebuilt = None, None, [], None, None
-    if folder.has_run:
-        at = best_generation(folder) if generation is None else generation
-        space = load_space(settings.space, folder.basis)
-        rebuilt, means, factors = rebuilt_at(folder, at), mean_settings(settings), space.factors
-        mean = mean_member(settings, space, rebuilt.strategy)
-    model = resolve_model(settings.model, settings.precision)
-    started = time.perf_counter()
-    with make_pool(settings, model, made.reward_name, factors, heldout, means) as pool:
-        for worker in pool.start(() if rebuilt is None else rebuilt.moves):
-            if rebuilt is not None:
-                check_mean(worker, rebuilt.mean_digest, folder.ledger, at or 0)
-            reporter.note(f"worker {worker.worker}: {worker.engine} ready in {worker.load_s:.1f} s")
-        ids = [prompt.prompt_id for prompt in heldout]
-        rollout = run_one(pool, settings, mean, ids, generation=at or 0)
-    result = evaluation_of(rollout, at or 0)
-    return EvalResult(
-        target=target,
-        task=made.name,
-        precision=settings.precision,
-        generation=at,
-        reward=result.reward,
-        pass_rate=result.pass_rate,
-        n=result.num_prompts,
-        metrics=result.metrics,
-        reasons=result.reasons,
-        wall_s=time.perf_counter() - started,
-        tokens=rollout.num_generated_tokens,
-    )
 
 
 def replay(run: str | Path, *, generation: int | None = None) -> Replay:
@@ -186,20 +119,6 @@ def quantize(
     )
 
 
-def best_generation(folder: RunFolder) -> int:
-    """Generations done at the best held-out evaluation after the start;
-    RunFolderError if there is none yet.
-    """
-    evaluations = [Evaluation.from_row(row) for row in folder.read_rows(folder.evaluations)]
-    later = [evaluation for evaluation in evaluations if evaluation.generation > 0]
-    if not later:
-        raise RunFolderError(
-            f"{folder.path} has no evaluated generation yet; "
-            "train further, or name one by generation"
-        )
-    return best_of(later).generation
-
-
 def _existing(run: str | Path) -> RunFolder:
     folder = RunFolder(Path(run))
     if not folder.has_run:
@@ -212,4 +131,15 @@ def _make_task(config: Config) -> Task:
         config.task, seed=config.seed, prompts_per_generation=config.prompts_per_generation
     )
     check_columns(config, task.train[0].columns)
-    return task
+    tested = config.evaluation.task
+    if tested is None:
+        return task
+    heldout = make_heldout(tested)
+    trained = {prompt.messages[-1]["content"] for prompt in task.train}
+    shared = [p.prompt_id for p in heldout.prompts if p.messages[-1]["content"] in trained]
+    if shared:
+        raise DataError(
+            f"{len(shared)} prompt(s) of evaluation.task ({tested.name}) are training prompts of "
+            f"{config.task.name} too, first {shared[0]}; test on a split that is not trained on"
+        )
+    return task.tested_on([replace(p, reward_name=heldout.reward_name) for p in heldout.prompts])

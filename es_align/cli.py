@@ -89,18 +89,31 @@ def train(
 
 @app.command("eval")
 def evaluate(
-    target: Annotated[str, typer.Argument(metavar="RUN_OR_MODEL", help="Run folder or model.")],
+    target: Annotated[
+        str,
+        typer.Argument(metavar="TARGET", help="Run folder, model, or folder of a PEFT adapter."),
+    ],
     task: Annotated[
-        str | None, typer.Option(help="Task to score it on. Default: the run's own.")
+        str | None, typer.Option(help="gsm8k, ifeval, ... Default: the one the run is tested on.")
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only so many prompts.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Only so many prompts. Default: the whole split.")
+    ] = None,
+    temperature: Annotated[float, typer.Option(min=0, help="0: greedy.")] = 0.0,
+    samples: Annotated[
+        int, typer.Option(min=1, help="Answers to each prompt: mean@n and pass@k.")
+    ] = 1,
+    details: Annotated[Path | None, typer.Option(help="Write one row a completion, JSONL.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="The task's file or folder. Default: the hub.")
+    ] = None,
     generation: Generation = None,
     precision: Annotated[str | None, typer.Option(help="fp32, bf16, int8 or int4.")] = None,
     engine: Annotated[str | None, typer.Option(help="vllm or torch.")] = None,
     overrides: Overrides = None,
     as_json: AsJson = False,
 ) -> None:
-    """Score a run's best generation, or any model, on a task's held-out prompts, greedily."""
+    """Score a run's best generation, a model or an adapter on a task's held-out prompts."""
     from es_align.progress import ConsoleReporter
     from es_align.terminal import quiet_libraries, result_stream, write_result
 
@@ -116,9 +129,55 @@ def evaluate(
             limit=limit,
             overrides=[*settings, *(overrides or ())],
             generation=generation,
+            temperature=temperature,
+            samples=samples,
+            data=data,
+            details=details,
             reporter=ConsoleReporter(to_stderr=as_json),
         )
         write_result(result, stream, as_json=as_json)
+
+
+@app.command()
+def score(
+    task: Annotated[str, typer.Option(help="gsm8k or ifeval.")],
+    responses: Annotated[
+        Path, typer.Option(help='JSONL: {"key" or "index": ..., "response": "..."} a line.')
+    ],
+    details: Annotated[Path | None, typer.Option(help="Write one row a response, JSONL.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="The task's file or folder. Default: the hub.")
+    ] = None,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Count unusable lines instead of stopping.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Score responses that are there already, without a model."""
+    from es_align.responses import score_responses
+    from es_align.terminal import result_stream, write_result
+
+    result = score_responses(task, responses, data=data, details=details, skip_bad=skip_bad)
+    with result_stream(as_json=as_json) as stream:
+        write_result(result, stream, as_json=as_json)
+
+
+@app.command(
+    "lm-eval",
+    add_help_option=False,
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)
+def lm_eval(context: typer.Context) -> None:
+    """lm-evaluation-harness's own command, with `--model es_align --model_args target=TARGET`."""
+    from importlib import import_module, util
+
+    from es_align.errors import ConfigError
+
+    if util.find_spec("lm_eval") is None:
+        raise ConfigError("lm-eval is not installed; run `pip install 'es-align[eval]'`")
+    import_module("es_align.harness")
+    sys.argv = ["lm_eval", *context.args]
+    import_module("lm_eval.__main__").cli_evaluate()
 
 
 @app.command()

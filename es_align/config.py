@@ -29,8 +29,15 @@ Count = Annotated[int, Field(ge=1)]
 
 SEEDED_SPACES = ("core", "lora", "weights")  # members are seeds, and workers hold the mean
 PASS_AT_K = re.compile(r"pass@([1-9][0-9]*)")
-NEW_TOKENS = {"instructions": 40, "gsm8k": 256, "reasoning_gym": 128, "letters": 8}
+NEW_TOKENS = {
+    "instructions": 40,
+    "gsm8k": 256,
+    "reasoning_gym": 128,
+    "letters": 8,
+    "ifeval": 1280,
+}
 NEW_TOKENS_OF_KINDS = 320  # instructions with task.kinds: stories, letters, two answers
+WITH_TEST_SPLIT = ("gsm8k", "ifeval")
 
 
 class Section(BaseModel):
@@ -51,7 +58,8 @@ class Section(BaseModel):
 class TaskConfig(Section):
     """What the model is asked, and how answers are scored."""
 
-    name: Literal["instructions", "gsm8k", "reasoning_gym", "letters"] = "instructions"
+    name: Literal["instructions", "gsm8k", "reasoning_gym", "letters", "ifeval"] = "instructions"
+    """ifeval is there to test on (`evaluation.task`), not to train on."""
     families: tuple[str, ...] = ()
     """instructions: constraint families to draw from; empty means all."""
     kinds: tuple[str, ...] = ()
@@ -63,13 +71,15 @@ class TaskConfig(Section):
     """instructions with kinds: words that a prompt may ask for at least, and prompts say to be
     brief; none: IFEval's own range, up to 800."""
     path: str | None = None
-    """gsm8k: folder with train.jsonl and test.jsonl; none means the Hugging Face hub."""
+    """gsm8k: folder with train.jsonl and test.jsonl; ifeval: input_data.jsonl or its folder; none
+    means the Hugging Face hub."""
     dataset: str = "chain_sum"
     """reasoning_gym: name of the procedural data set."""
     num_train: Count = 512
     """Prompts in the training pool."""
-    num_heldout: Count = 64
-    """Held-out prompts, disjoint from the pool; never trained on."""
+    num_heldout: Annotated[int, Field(ge=0)] = 64
+    """Held-out prompts, disjoint from the pool; never trained on. 0: all there are (gsm8k, and
+    where it is left out ifeval)."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of the prompts, apart from the run's, so that several runs share held-out prompts."""
     system_prompt: str | None = None
@@ -79,6 +89,22 @@ class TaskConfig(Section):
     @classmethod
     def _name_is_list(cls, value: object) -> object:
         return (value,) if isinstance(value, str) else value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _all_of_ifeval(cls, data: Any) -> Any:
+        if isinstance(data, Mapping) and data.get("name") == "ifeval":
+            return {"num_heldout": 0, **data}
+        return data
+
+    @model_validator(mode="after")
+    def _all_is_a_number(self) -> "TaskConfig":
+        if self.num_heldout == 0 and self.name not in WITH_TEST_SPLIT:
+            raise ValueError(
+                f"num_heldout=0 asks for a whole test split, and {self.name} makes its prompts as "
+                "many as are asked for; give a number"
+            )
+        return self
 
 
 class RewardConfig(Section):
@@ -189,6 +215,11 @@ class StrategyConfig(Section):
 class EvaluationConfig(Section):
     """Held-out evaluation, always greedy."""
 
+    task: TaskConfig | None = None
+    """A task whose held-out prompts are asked, scored by its own reward, in place of those of the
+    task that is trained on; none: that task's own."""
+    max_new_tokens: Count | None = None
+    """Length of an answer; none: as in training, with `task` that task's own (`NEW_TOKENS`)."""
     every: Annotated[int, Field(ge=0)] = 5
     """Generations between evaluations of the mean; 0: only before and after."""
     noise_floor_repeats: Annotated[int, Field(ge=0)] = 1
@@ -223,6 +254,21 @@ class WorkersConfig(Section):
 def is_seeded(space: str) -> bool:
     """Whether a space's members are seeds (strategy eggroll), not vectors."""
     return space in SEEDED_SPACES
+
+
+def heldout_task(config: "Config") -> TaskConfig:
+    """The task whose held-out prompts are asked."""
+    return config.task if config.evaluation.task is None else config.evaluation.task
+
+
+def heldout_new_tokens(config: "Config") -> int:
+    """Length of an answer to a held-out prompt, in tokens."""
+    evaluation = config.evaluation
+    if evaluation.max_new_tokens is not None:
+        return evaluation.max_new_tokens
+    if evaluation.task is None:
+        return config.max_new_tokens
+    return NEW_TOKENS[evaluation.task.name]
 
 
 def pass_k(objective: str) -> int | None:

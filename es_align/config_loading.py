@@ -36,6 +36,8 @@ NOT_IDENTITY = frozenset(
         "workers.max_retries",
     }
 )
+# None, or a section: compared whole, since either has no key in common with the other.
+WHOLE_SECTIONS = frozenset({"evaluation.task"})
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -87,7 +89,7 @@ def _is_scheduled(config: Config) -> bool:
 
 def _leaves(tree: Mapping[str, JsonValue], prefix: str) -> Iterator[tuple[str, JsonValue]]:
     for key, value in tree.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and f"{prefix}{key}" not in WHOLE_SECTIONS:
             yield from _leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
@@ -174,6 +176,8 @@ def _apply(tree: dict[str, JsonValue], override: str) -> None:
     *sections, last = keys
     for index, section in enumerate(sections):
         branch = tree.setdefault(section, {})
+        if branch is None and ".".join(keys[: index + 1]) in WHOLE_SECTIONS:
+            branch = tree[section] = {}
         if not isinstance(branch, dict):
             dotted = ".".join(keys[: index + 1])
             raise ConfigError(f"override {override!r}: {dotted} is no section but {branch!r}")

@@ -2,6 +2,7 @@
 so that two evaluations can be compared in pairs.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -9,10 +10,10 @@ import numpy as np
 
 from es_align.bootstrap import Gain, paired_gain
 from es_align.config import Config
+from es_align.intervals import wilson_interval
 from es_align.rollout import Rollout
 from rewards.base import JsonValue
-
-Z95 = 1.959964  # two-sided 95 % of a normal
+from workers.objectives import pass_at_k
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +39,7 @@ class Evaluation:
     @property
     def pass_rate_ci95(self) -> tuple[float, float]:
         """95 % interval of the pass rate (Wilson 1927), over the choice of prompts."""
-        num = int(np.isfinite(self.passed_P).sum())
-        if num == 0:
-            return float("nan"), float("nan")
-        centre = (self.pass_rate + Z95**2 / (2 * num)) / (1 + Z95**2 / num)
-        inside = self.pass_rate * (1 - self.pass_rate) / num + Z95**2 / (4 * num**2)
-        half = Z95 * inside**0.5 / (1 + Z95**2 / num)
-        return centre - half, centre + half
+        return wilson_interval(self.pass_rate, int(np.isfinite(self.passed_P).sum()))
 
     @property
     def num_prompts(self) -> int:
@@ -89,6 +84,35 @@ def evaluation_of(rollout: Rollout, generation: int) -> Evaluation:
         {name: value for name, value in means.items() if np.isfinite(value)},
         dict(rollout.reasons),
     )
+
+
+def mean_evaluation(samples: Sequence[Evaluation]) -> Evaluation:
+    """One evaluation of several samples of each prompt: means over those that have a score."""
+    first = samples[0]
+    if len(samples) == 1:
+        return first
+    names = {name for sample in samples for name in sample.metrics}
+    return Evaluation(
+        first.generation,
+        np.array([_mean(values_S) for values_S in np.stack([s.rewards_P for s in samples], 1)]),
+        np.array([_mean(values_S) for values_S in np.stack([s.passed_P for s in samples], 1)]),
+        {name: _mean(np.array([s.metrics.get(name, np.nan) for s in samples])) for name in names},
+        dict(sum((Counter(sample.reasons) for sample in samples), Counter())),
+    )
+
+
+def pass_rates_at(samples: Sequence[Evaluation]) -> dict[str, float]:
+    """pass@k for k = 1, 2, 4, ... up to the number of samples, mean over the prompts that have k
+    with a score; none of one sample.
+    """
+    if len(samples) == 1:
+        return {}
+    passed_PS = np.stack([sample.passed_P for sample in samples], axis=1)
+    num_scored_P = np.isfinite(passed_PS).sum(axis=1).tolist()
+    num_passed_P = np.nansum(passed_PS, axis=1).astype(int).tolist()
+    counts = list(zip(num_scored_P, num_passed_P, strict=True))
+    powers = [2**power for power in range(len(samples).bit_length())]
+    return {f"pass@{k}": _mean(np.array([pass_at_k(*c, k) for c in counts])) for k in powers}
 
 
 def gains(before: Evaluation, after: Evaluation, config: Config) -> tuple[Gain, Gain]:

@@ -5,7 +5,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from es_align.config import Config, Precision
+from es_align.config import Config, Precision, heldout_new_tokens
 from es_align.models import ModelPaths, reference_path, resolve_model
 from es_align.reward_checks import reward_specs
 from workers.evaluator import WorkerSpec
@@ -30,26 +30,33 @@ def make_pool(
     without factors its workers hold the base model only, without `means` no mean of their own.
     """
     workers = config.workers
-    num_cpus = workers.cpus or default_cores(config)
     settings = PoolSettings(
         num_workers=workers.count,
-        num_cpus=num_cpus,
+        num_cpus=workers.cpus or default_cores(config),
         num_gpus=workers.gpus,
         address=workers.address,
         load_deadline_s=workers.load_deadline_s,
         chunk_deadline_s=workers.chunk_deadline_s,
         max_retries=workers.max_retries,
     )
-    spec = WorkerSpec(
+    return Pool(settings, worker_spec(config, model, reward_name, means), factors, prompts)
+
+
+def worker_spec(
+    config: Config, model: ModelPaths, reward_name: str, means: MeanSettings | None = None
+) -> WorkerSpec:
+    """What each worker is told at its start."""
+    workers = config.workers
+    return WorkerSpec(
         engine=workers.engine,
         locate_model=functools.partial(engine_path, model.name, config.precision),
         precision=config.precision,
         reward_name=reward_name,
         max_members=workers.members_per_chunk or config.population,
         max_model_len=workers.max_model_len,
-        max_new_tokens=config.max_new_tokens,
+        max_new_tokens=max(config.max_new_tokens, heldout_new_tokens(config)),
         kv_cache_gb=workers.kv_cache_gb,
-        num_threads=num_cpus,
+        num_threads=workers.cpus or default_cores(config),
         means=means,
         locate_reference=(
             functools.partial(reference_path, model.name)
@@ -60,7 +67,6 @@ def make_pool(
         scoring_limit_s=workers.chunk_deadline_s * SHARE_FOR_SCORING,
         is_compiled=workers.gpus > 0 if workers.compile is None else workers.compile,
     )
-    return Pool(settings, spec, factors, prompts)
 
 
 def default_cores(config: Config) -> int:

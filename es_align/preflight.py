@@ -9,7 +9,7 @@ import importlib.util
 import os
 from pathlib import Path
 
-from es_align.config import Config, StrategyConfig, pass_k
+from es_align.config import Config, StrategyConfig, heldout_new_tokens, pass_k
 from es_align.config_errors import nearest
 from es_align.errors import ConfigError, DataError, ModelError
 from es_align.layouts import GROUP_SIZES, Scheme, check_plain, check_precision, stored_scheme
@@ -33,10 +33,12 @@ NOT_SELF_ADAPTING = (
 ONLY_EGGROLL = ("optimizer", "noise", "noise_reuse")
 
 
-def validate(config: Config, *, is_begun: bool = False) -> None:
+def validate(config: Config, *, is_begun: bool = False, is_trained: bool = True) -> None:
     """Refuse what cannot run on this machine.
 
     A run that `is_begun` keeps the settings it has, even if its space reads one of them no more.
+    Where nothing `is_trained`, no training data is looked for, and an adapter may be on a part of
+    what vLLM computes together (see `es_align.targets`).
     Raises ConfigError, ModelError or DataError naming the value, the limit and the next step.
     """
     _check_population(config)
@@ -49,10 +51,12 @@ def validate(config: Config, *, is_begun: bool = False) -> None:
     scheme = stored_scheme(Path(config.model)) if _is_folder(config.model) else None
     check_precision(config.model, scheme, config.precision)
     check_space(config, scheme)
-    check_fused(config, Path(config.model) if _is_folder(config.model) else None)
+    if is_trained or config.space.basis != "adapter":
+        check_fused(config, Path(config.model) if _is_folder(config.model) else None)
     if not is_begun:
         check_read(config.space)
-    _check_task_data(config)
+    if is_trained:
+        _check_task_data(config)
     check_rewards(config)
 
 
@@ -175,12 +179,16 @@ def _check_samples(config: Config) -> None:
 
 
 def _check_lengths(config: Config) -> None:
-    longest = config.workers.max_model_len
-    if config.max_new_tokens >= longest:
-        raise ConfigError(
-            f"max_new_tokens={config.max_new_tokens} leaves no room for a prompt in "
-            f"workers.max_model_len={longest}; raise the second or lower the first"
-        )
+    longest, tested = config.workers.max_model_len, heldout_new_tokens(config)
+    for name, value in (
+        ("max_new_tokens", config.max_new_tokens),
+        ("evaluation.max_new_tokens", tested),
+    ):
+        if value >= longest:
+            raise ConfigError(
+                f"{name}={value} leaves no room for a prompt in "
+                f"workers.max_model_len={longest}; raise the second or lower the first"
+            )
 
 
 def _check_precision(config: Config) -> None:

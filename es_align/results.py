@@ -1,9 +1,13 @@
 """What the public functions return; the command line prints these as JSON."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from es_align.evaluation import Evaluation
+if TYPE_CHECKING:  # scoring responses does without torch and Ray
+    from es_align.evaluation import Evaluation
+
+FLAT = "is_flat"  # metadata of a field whose entries stand beside the other fields
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,22 +47,28 @@ class TrainResult:
 
 @dataclass(frozen=True, slots=True)
 class EvalResult:
-    """A model or a run on a task's held-out prompts, greedy."""
+    """A model, an adapter or a run on a task's held-out prompts."""
 
     target: str
     task: str
     precision: str
-    generation: int | None  # of a run; None for a model
+    generation: int | None  # of a run; None for a model or an adapter
+    temperature: float  # 0: greedy
+    samples: int  # completions of each prompt; means below are over these too (mean@n)
     reward: float
     pass_rate: float
-    n: int
+    pass_rate_ci95: tuple[float, float]
+    n: int  # prompts
+    figures: Mapping[str, float] = field(metadata={FLAT: True})  # as `es-align score` has them
+    intervals: Mapping[str, tuple[float, float]]  # 95 %, of the figures that count prompts
+    pass_at: Mapping[str, float]  # "pass@4": a prompt passes if one of 4 samples does
     metrics: Mapping[str, float]
     reasons: Mapping[str, int]
     wall_s: float
     tokens: int
 
 
-def scored(evaluation: Evaluation) -> Scored:
+def scored(evaluation: "Evaluation") -> Scored:
     """The public form of an evaluation."""
     return Scored(
         evaluation.reward, evaluation.pass_rate, evaluation.num_prompts, evaluation.metrics

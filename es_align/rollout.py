@@ -7,13 +7,14 @@ so the same numbers come back from one worker or a hundred.
 Shape suffixes: _M members, _P prompts.
 """
 
+import itertools
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from es_align.config import Config, pass_k
+from es_align.config import Config, heldout_new_tokens, pass_k
 from es_align.strategies.base import Population
 from workers.members import Members, some_members
 from workers.pool import Pool
@@ -83,9 +84,27 @@ def run_one(
     generation: int,
     with_samples: bool = False,
 ) -> Rollout:
-    """One model, the mean or (None) the unperturbed base, on many prompts, greedy, one completion
-    each.
+    """One model, the mean or (None) the unperturbed base, on held-out prompts, greedy, one
+    completion each.
     """
+    greedy = [Sampling(heldout_new_tokens(config))]
+    (rollout,) = run_samples(
+        pool, config, one, prompt_ids, greedy, generation=generation, with_samples=with_samples
+    )
+    return rollout
+
+
+def run_samples(
+    pool: Pool,
+    config: Config,
+    one: Members | None,
+    prompt_ids: Sequence[str],
+    samplings: Sequence[Sampling],
+    *,
+    generation: int,
+    with_samples: bool = False,
+) -> list[Rollout]:
+    """As `run_one`, once for each way of sampling, so that every completion has its own score."""
     member = BASE_MEMBER if one is None else MEAN_MEMBER
     starts = range(0, len(prompt_ids), EVALUATION_PROMPTS_PER_CHUNK)
     chunks = [
@@ -95,12 +114,13 @@ def run_one(
             members=(member,),
             perturbed=one,
             prompt_ids=tuple(prompt_ids[start : start + EVALUATION_PROMPTS_PER_CHUNK]),
-            sampling=Sampling(config.max_new_tokens),
+            sampling=sampling,
             sample_members=(member,) if with_samples else (),
         )
-        for index, start in enumerate(starts)
+        for index, (sampling, start) in enumerate(itertools.product(samplings, starts))
     ]
-    return _joined(pool.evaluate(chunks), axis=1)
+    results, num = pool.evaluate(chunks), len(starts)
+    return [_joined(results[place : place + num], axis=1) for place in range(0, len(results), num)]
 
 
 def run_base_copies(

@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from es_align.results import FLAT
 from rewards.base import JsonValue
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def quiet_libraries() -> None:
 
 def write_result(result: "DataclassInstance", stream: TextIO, *, as_json: bool) -> None:
     """The result as one JSON line, or as a table for a person."""
-    tree = asdict(result)
+    tree = _flattened(result)
     if as_json:
         stream.write(json.dumps(to_json(tree), allow_nan=False) + "\n")
         stream.flush()
@@ -95,6 +96,16 @@ def to_json(value: object) -> JsonValue:
     raise TypeError(f"a result holds {type(value).__name__}, which has no JSON form")
 
 
+def _flattened(result: "DataclassInstance") -> dict[str, object]:
+    """The fields by name; entries of a `FLAT` one stand in its place."""
+    tree: dict[str, object] = {}
+    values = asdict(result)
+    for told in fields(result):
+        value = values[told.name]
+        tree |= value if told.metadata.get(FLAT) else {told.name: value}
+    return tree
+
+
 def _rows(tree: Mapping[str, object], prefix: str) -> Iterator[tuple[str, str]]:
     for name, value in tree.items():
         label = f"{prefix}{name.replace('_', ' ')}"
@@ -102,5 +113,7 @@ def _rows(tree: Mapping[str, object], prefix: str) -> Iterator[tuple[str, str]]:
             yield from _rows(value, f"{label} ")
         elif isinstance(value, float):
             yield label, f"{value:.4g}"
+        elif isinstance(value, tuple) and all(isinstance(item, float) for item in value):
+            yield label, f"[{', '.join(f'{item:.4g}' for item in value)}]"
         else:
             yield label, str(value)

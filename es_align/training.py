@@ -71,11 +71,14 @@ def _export_folder(run: Run) -> Path:
 
 def _header(run: Run, task: Task) -> Header:
     config = run.config
+    tested = "" if config.evaluation.task is None else f" of {config.evaluation.task.name}"
     return Header(
         model=config.model,
         precision=config.precision,
         engine=config.workers.engine,
-        task=f"{task.name}: {len(task.train)} training prompts, {len(task.heldout)} held out",
+        task=(
+            f"{task.name}: {len(task.train)} training prompts, {len(task.heldout)}{tested} held out"
+        ),
         space=f"{config.space.kind} ({config.space.basis})",
         strategy=run.strategy.kind,
         dimension=run.space.dimension,

@@ -5,6 +5,7 @@ Commands whose work is done elsewhere run in a process of their own with a stand
 """
 
 import importlib
+import importlib.util
 import json
 import os
 import resource
@@ -53,10 +54,10 @@ def train(config, *, run_dir, resume, reporter):
     reporter.note("working")
     return answer(generations=config.generations, run_dir=str(run_dir), resume=resume)
 
-def evaluate(target, *, task, limit, overrides, generation, reporter):
+def evaluate(target, *, reporter, **asked):
     noise()
     reporter.note("working")
-    return answer(target=target, task=task, limit=limit, overrides=overrides, generation=generation)
+    return answer(target=target, **asked)
 
 def replay(run, *, generation):
     noise()
@@ -137,7 +138,17 @@ def test_help_is_quick_and_imports_nothing_heavy() -> None:
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         cpu_s.append(after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime)
     assert min(cpu_s) < HELP_CPU_S
-    for command in ("train", "eval", "replay", "export", "quantize", "bench", "doctor"):
+    for command in (
+        "train",
+        "eval",
+        "score",
+        "replay",
+        "export",
+        "quantize",
+        "bench",
+        "lm-eval",
+        "doctor",
+    ):
         assert command in shown.stdout
 
 
@@ -201,12 +212,17 @@ def test_missing_config_and_unknown_option(call: Callable[..., tuple[int, str, s
                 "limit": None,
                 "overrides": [],
                 "generation": None,
+                "temperature": 0.0,
+                "samples": 1,
+                "data": None,
+                "details": None,
             },
         ),
         (
             [
                 *("eval", "tiny", "--task", "gsm8k", "--limit", "5"),
                 *("--set", "seed=1", "--precision", "fp32", "--engine", "torch"),
+                *("--temperature", "0.7", "--samples", "4", "--data", "d", "--details", "o"),
             ],
             {
                 "target": "tiny",
@@ -214,6 +230,10 @@ def test_missing_config_and_unknown_option(call: Callable[..., tuple[int, str, s
                 "limit": 5,
                 "overrides": ["precision=fp32", "workers.engine=torch", "seed=1"],
                 "generation": None,
+                "temperature": 0.7,
+                "samples": 4,
+                "data": "d",
+                "details": "o",
             },
         ),
         (["replay", "runs/x", "--generation", "4"], {"run": "runs/x", "generation": 4}),
@@ -244,6 +264,18 @@ def test_without_json_a_person_reads_stdout() -> None:
     assert done.returncode == 0, done.stderr
     assert "baseline n" in done.stdout
     assert "printed" in done.stdout
+
+
+def test_lm_eval_that_is_not_installed_is_told(
+    call: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "lm_eval" else found(name)
+    )
+    code, _, err = call("lm-eval", "run", "--model", "es_align", "--tasks", "gsm8k")
+    assert code == 2
+    assert err == "error: lm-eval is not installed; run `pip install 'es-align[eval]'`\n"
 
 
 def test_interrupt_says_how_to_resume(repository: Path) -> None:

@@ -4,6 +4,7 @@
 Shape suffixes: _M members, _P prompts, _S samples of a prompt.
 """
 
+import functools
 import hashlib
 import resource
 import sys
@@ -35,6 +36,7 @@ from workers.protocol import (
     Move,
     Moved,
     Prompt,
+    Sampling,
 )
 from workers.references import (
     check_references,
@@ -90,11 +92,11 @@ class Evaluator:
             prompt.prompt_id: self.renderer.render(prompt.messages) for prompt in prompts
         }
         self.references: dict[str, tuple[int, ...]] = {}
-        if self.likelihood is None:
-            _check_lengths(self.tokens, spec)
-        else:
-            self.references = reference_tokens(self.renderer, prompts, self.likelihood)
+        if self.likelihood is not None:
+            own = [prompt for prompt in prompts if prompt.reward_name is None]
+            self.references = reference_tokens(self.renderer, own, self.likelihood)
             check_references(self.tokens, self.references, spec.max_model_len)
+        _check_lengths({n: t for n, t in self.tokens.items() if n not in self.references}, spec)
         self.means = None if spec.means is None else _start_means(spec, spec.means, factors)
         with tempfile.TemporaryDirectory() as folder:
             factors_path = Path(folder) / "factors.safetensors"
@@ -108,8 +110,12 @@ class Evaluator:
         if chunk.perturbed is not None:
             self._install(chunk.perturbed)
         prompts = [self.prompts[prompt_id] for prompt_id in chunk.prompt_ids]
-        answered = self._generated(chunk) if self.likelihood is None else self._given(chunk)
-        return chunk_result(chunk, prompts, answered, has_verdict=self.has_verdict)
+        if self.likelihood is not None and prompts[0].reward_name is None:
+            answered = self._given(chunk, self.likelihood)
+        else:
+            answered = self._generated(chunk)
+        has_verdict = self.has_verdict or prompts[0].reward_name is not None
+        return chunk_result(chunk, prompts, answered, has_verdict=has_verdict)
 
     def _generated(self, chunk: Chunk) -> Answered:
         """Completions, scored while others are still being written."""
@@ -121,9 +127,11 @@ class Evaluator:
             for slot, prompt_id, sample in asked
         ]
         prompts = [self.prompts[prompt_id] for _, prompt_id, _ in asked]
+        reward_name = prompts[0].reward_name  # a chunk's prompts are of one task
+        num_together = self.num_together if reward_name is None else 1
+        score = functools.partial(self._scores, reward_name)
         started = time.perf_counter()
-        limit_s = self.scoring_limit_s
-        with ScoringBeside(self._scores, len(asked), self.num_together, limit_s) as scoring:
+        with ScoringBeside(score, len(asked), num_together, self.scoring_limit_s) as scoring:
 
             def hand_over(place: int, completion: Completion) -> None:
                 prompt = prompts[place]
@@ -140,11 +148,10 @@ class Evaluator:
             score_s=time.perf_counter() - generated,
         )
 
-    def _given(self, chunk: Chunk) -> Answered:
+    def _given(self, chunk: Chunk, reward: RewardSpec) -> Answered:
         """References, whose likelihood the engine says; what stands as completion is the reference,
         and no token is generated.
         """
-        assert self.likelihood is not None
         sequences = [
             Forced(self.tokens[prompt_id], self.references[prompt_id], slot)
             for slot, prompt_id, _ in _asked(chunk)
@@ -155,7 +162,7 @@ class Evaluator:
         return Answered(
             [Completion((), self.renderer.decode(s.answer_ids)) for s in sequences],
             [
-                likelihood_score(total, len(sequence.answer_ids), self.likelihood)
+                likelihood_score(total, len(sequence.answer_ids), reward)
                 for sequence, total in zip(sequences, sums, strict=True)
             ],
             num_prompt_tokens=sum(len(s.prompt_ids) + len(s.answer_ids) for s in sequences),
@@ -163,11 +170,14 @@ class Evaluator:
             score_s=0.0,
         )
 
-    def _scores(self, items: Sequence[Prompted], limit_s: float) -> list[Score]:
-        if self.scorer is not None:
+    def _scores(
+        self, reward_name: str | None, items: Sequence[Prompted], limit_s: float
+    ) -> list[Score]:
+        if self.scorer is not None and reward_name is None:
             return self.scorer.score(items, limit_s)
+        reward = self.reward if reward_name is None else get_reward(reward_name)
         texts, rows = [item.completion for item in items], [item.columns for item in items]
-        return score_batch(self.reward, texts, rows)
+        return score_batch(reward, texts, rows)
 
     def canary(self, members: Members, prompt_id: str) -> list[str]:
         """Names of hooked modules where the first of two members is the same as the second, the
@@ -175,6 +185,20 @@ class Evaluator:
         """
         self._install(members)
         return self.engine.canary([Request(self.tokens[prompt_id], 0, 0)], reference=1)
+
+    def complete(
+        self,
+        prompts: Sequence[tuple[int, ...]],
+        seeds: Sequence[int],
+        member: Members | None,
+        sampling: Sampling,
+    ) -> list[Completion]:
+        """Complete token ids of any origin with one model: the one of `member`, or the base."""
+        if member is not None:
+            self._install(member)
+        slot = BASE_MEMBER if member is None else 0
+        requests = [Request(ids, slot, seed) for ids, seed in zip(prompts, seeds, strict=True)]
+        return self.engine.generate(requests, sampling)
 
     def catch_up(self, moves: Sequence[Move]) -> None:
         """Make the run's moves so far; with none the engine holds the mean's own start."""
@@ -268,7 +292,9 @@ def _start_means(
 
 
 def _check_lengths(tokens: Mapping[str, Sequence[int]], spec: WorkerSpec) -> None:
-    longest = max(tokens, key=lambda prompt_id: len(tokens[prompt_id]))
+    longest = max(tokens, key=lambda prompt_id: len(tokens[prompt_id]), default=None)
+    if longest is None:
+        return
     needed = len(tokens[longest]) + spec.max_new_tokens
     if needed > spec.max_model_len:
         raise WorkerError(

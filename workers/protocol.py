@@ -25,6 +25,8 @@ class Prompt:
     prompt_id: str  # "train/17": split and index
     messages: tuple[Mapping[str, str], ...]  # chat messages, role and content
     columns: Mapping[str, JsonValue]  # arguments of the reward
+    # Of another task than the one that is trained on: its reward. None: the worker's own rewards.
+    reward_name: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

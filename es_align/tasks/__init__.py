@@ -1,17 +1,19 @@
 """Tasks by name: what the model is asked, and which reward scores it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from es_align.config import TaskConfig
-from es_align.tasks.base import Task, did_you_mean
-from es_align.tasks.gsm8k import make_gsm8k
+from es_align.tasks.base import HeldOut, Task, did_you_mean
+from es_align.tasks.gsm8k import heldout_problems, make_gsm8k
+from es_align.tasks.ifeval import ifeval_prompts, make_ifeval
 from es_align.tasks.instructions import make_instructions
 from es_align.tasks.letters import make_letters
 from es_align.tasks.reasoning_gym import make_reasoning_gym
 from kernels.errors import ConfigError
+from workers.protocol import Prompt
 
-__all__ = ["TASKS", "Task", "make_task"]
+__all__ = ["BENCHMARKS", "TASKS", "HeldOut", "Task", "make_heldout", "make_task"]
 
 
 class TaskMaker(Protocol):
@@ -25,6 +27,12 @@ TASKS: Mapping[str, TaskMaker] = {
     "gsm8k": make_gsm8k,
     "reasoning_gym": make_reasoning_gym,
     "letters": make_letters,
+    "ifeval": make_ifeval,
+}
+# With a test split of their own, which is read without the training split.
+BENCHMARKS: Mapping[str, Callable[[TaskConfig], Sequence[Prompt]]] = {
+    "gsm8k": heldout_problems,
+    "ifeval": ifeval_prompts,
 }
 
 
@@ -37,3 +45,11 @@ def make_task(config: TaskConfig, *, seed: int, prompts_per_generation: int) -> 
     if maker is None:
         raise ConfigError(f"unknown task.name={config.name!r}.{did_you_mean(config.name, TASKS)}")
     return maker(config, seed=seed, prompts_per_generation=prompts_per_generation)
+
+
+def make_heldout(config: TaskConfig) -> HeldOut:
+    """What the task is tested on; raises ConfigError or DataError as `make_task`."""
+    if config.name in BENCHMARKS:
+        return HeldOut(config.name, config.name, tuple(BENCHMARKS[config.name](config)))
+    task = make_task(config, seed=0, prompts_per_generation=1)
+    return HeldOut(task.name, task.reward_name, task.heldout)

@@ -5,8 +5,10 @@ questions. Orders come from raw Philox words sorted stably, which no NumPy relea
 unlike `Generator.permutation`.
 """
 
+import copy
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -43,6 +45,19 @@ class Task(Protocol):
         """The prompts every member of this generation answers."""
         ...
 
+    def tested_on(self, heldout: Sequence[Prompt]) -> "Task":
+        """The same task with other held-out prompts, of another task or data set."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOut:
+    """What a model is tested on."""
+
+    name: str  # of the task
+    reward_name: str  # key of `rewards.registry.REWARDS`
+    prompts: Sequence[Prompt]  # "heldout/0", ...
+
 
 class PromptTask:
     """A task over two fixed lists of prompts."""
@@ -75,6 +90,12 @@ class PromptTask:
     def batch(self, generation: int) -> list[Prompt]:
         """The prompts of a generation: none twice, the groups in equal parts or one apart."""
         return [self.train[position] for position in self._batches.positions(generation)]
+
+    def tested_on(self, heldout: Sequence[Prompt]) -> "PromptTask":
+        """The same task with other held-out prompts."""
+        other = copy.copy(self)
+        other.heldout = tuple(heldout)
+        return other
 
 
 class BatchOrder:

@@ -3,19 +3,17 @@
 Rows come from `task.path` (train.jsonl and test.jsonl, one {"question", "answer"} a line, the
 answer ending `#### n`) or from the Hugging Face hub. Training prompts are drawn from the train
 split and held-out prompts from the test split, by `task.seed`. Prompts are zero-shot and ask for
-`#### n`.
+`#### n`. Column `index` is the row of the split, from 0.
 """
 
-import importlib
-import importlib.util
-import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from es_align.config import TaskConfig
 from es_align.tasks.base import PromptTask, make_messages, shuffled
+from es_align.tasks.rows import file_rows, hub_rows
 from kernels.errors import DataError
 from kernels.noise import Purpose
 from rewards.base import JsonValue
@@ -27,6 +25,7 @@ Split = Literal["train", "heldout"]
 HUB_NAME = "openai/gsm8k"
 FILES: dict[Split, str] = {"train": "train.jsonl", "heldout": "test.jsonl"}
 HUB_SPLITS: dict[Split, str] = {"train": "train", "heldout": "test"}
+SOURCE = f"a folder with {' and '.join(FILES.values())}"
 REQUEST = (
     "{question}\n\nSolve this step by step. End with a line of the form `#### n`, "
     "where n is the number that is asked for."
@@ -62,24 +61,31 @@ def make_gsm8k(config: TaskConfig, *, seed: int, prompts_per_generation: int) ->
     )
 
 
+def heldout_problems(config: TaskConfig) -> list[Prompt]:
+    """The held-out prompts alone, of a folder or of one file; raises DataError as `make_gsm8k`."""
+    problems = load_problems(config.path, "heldout")
+    return _draw("heldout", problems, config.num_heldout, config)
+
+
 def load_problems(path: str | None, split: Split) -> list[Problem]:
-    """All problems of a split, in order; `path` is a folder, None the hub. Raises DataError."""
-    return _from_hub(split) if path is None else read_problems(Path(path) / FILES[split])
+    """All problems of a split, in order; `path` is a folder, for `heldout` a file too, None the
+    hub. Raises DataError.
+    """
+    if path is None:
+        rows = hub_rows(HUB_NAME, "main", HUB_SPLITS[split], SOURCE)
+        return [parse_problem(row.value, row.where) for row in rows]
+    is_file = split == "heldout" and Path(path).is_file()
+    return read_problems(Path(path) if is_file else Path(path) / FILES[split])
 
 
 def read_problems(file: Path) -> list[Problem]:
     """The problems of one JSONL file; DataError names the file and line of a bad row."""
     if not file.is_file():
         raise DataError(
-            f"{file} does not exist; set task.path to a folder with "
-            f"{' and '.join(FILES.values())}, or leave it out to use {HUB_NAME} from the hub"
+            f"{file} does not exist; set task.path to {SOURCE}, or leave it out to use {HUB_NAME} "
+            "from the hub"
         )
-    lines = file.read_bytes().split(b"\n")
-    return [
-        parse_problem(_decode(line, where), where)
-        for where, line in ((f"{file}, line {n}", line) for n, line in enumerate(lines, 1))
-        if line.strip()
-    ]
+    return [parse_problem(row.value, row.where) for row in file_rows(file)]
 
 
 def parse_problem(row: JsonValue, where: str) -> Problem:
@@ -100,37 +106,11 @@ def parse_problem(row: JsonValue, where: str) -> Problem:
     return Problem(question.strip(), target, answer.strip())
 
 
-def _decode(line: bytes, where: str) -> JsonValue:
-    try:
-        return json.loads(line.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise DataError(f"{where} is not UTF-8 ({error.reason}); re-encode the file") from error
-    except json.JSONDecodeError as error:
-        raise DataError(f"{where} is not JSON ({error.msg}); correct the line") from error
-
-
-def _from_hub(split: Split) -> list[Problem]:
-    if importlib.util.find_spec("datasets") is None:
-        raise DataError(
-            f"task.path is not set and the package `datasets`, which reads {HUB_NAME} from the "
-            f"hub, is not installed; set task.path to a folder with {' and '.join(FILES.values())}"
-            f", or install datasets"
-        )
-    datasets = importlib.import_module("datasets")
-    try:
-        rows: Iterable[JsonValue] = datasets.load_dataset(HUB_NAME, "main", split=HUB_SPLITS[split])
-    except OSError as error:
-        raise DataError(
-            f"{HUB_NAME} cannot be read from the hub ({type(error).__name__}); check the network "
-            f"and HF_HUB_OFFLINE, or set task.path to a folder with {' and '.join(FILES.values())}"
-        ) from error
-    return [parse_problem(row, f"{HUB_NAME}, row {index}") for index, row in enumerate(rows)]
-
-
 def _draw(
     split: Split, problems: Sequence[Problem], num_prompts: int, config: TaskConfig
 ) -> list[Prompt]:
-    if len(problems) < num_prompts:
+    """So many problems of a split as prompts; 0: all."""
+    if len(problems) < max(num_prompts, 1):
         raise DataError(
             f"task.num_{split}={num_prompts}, but {FILES[split]} has {len(problems)} problem(s); "
             f"set task.num_{split} to {len(problems)} or fewer"
@@ -138,12 +118,18 @@ def _draw(
             else f"{FILES[split]} has no problems and task.num_{split}={num_prompts}; add rows"
         )
     order = shuffled(len(problems), config.seed, Purpose.DATA, split == "heldout")
-    chosen = [problems[int(position)] for position in order[:num_prompts]]
+    chosen = [int(position) for position in order[: num_prompts if num_prompts else None]]
     return [
         Prompt(
             prompt_id=f"{split}/{index}",
-            messages=make_messages(REQUEST.format(question=problem.question), config.system_prompt),
-            columns={"answer": problem.target, "reference": problem.solution},
+            messages=make_messages(
+                REQUEST.format(question=problems[position].question), config.system_prompt
+            ),
+            columns={
+                "answer": problems[position].target,
+                "reference": problems[position].solution,
+                "index": position,
+            },
         )
-        for index, problem in enumerate(chosen)
+        for index, position in enumerate(chosen)
     ]

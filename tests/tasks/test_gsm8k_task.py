@@ -5,7 +5,7 @@ import json
 import pytest
 
 from es_align.config import TaskConfig
-from es_align.tasks import gsm8k, make_task
+from es_align.tasks import make_task, rows
 from es_align.tasks.gsm8k import read_problems
 from kernels.errors import DataError
 
@@ -103,6 +103,6 @@ def test_a_test_question_among_the_training_rows_is_refused(folder):
 
 
 def test_without_a_path_and_without_datasets_the_next_step_is_said(monkeypatch):
-    monkeypatch.setattr(gsm8k.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(rows.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(DataError, match=r"set task\.path to a folder"):
         make_task(TaskConfig(name="gsm8k"), seed=0, prompts_per_generation=4)

@@ -1,0 +1,191 @@
+"""`es-align eval`: a run, a model or an adapter on a task's held-out prompts."""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from es_align.config import NEW_TOKENS, Config, TaskConfig, heldout_new_tokens, heldout_task
+from es_align.config_loading import apply_overrides
+from es_align.errors import ConfigError
+from es_align.evaluation import evaluation_of, mean_evaluation, pass_rates_at
+from es_align.pooling import make_pool
+from es_align.preflight import validate
+from es_align.progress import Reporter, SilentReporter
+from es_align.responses import check_details, write_details
+from es_align.results import EvalResult
+from es_align.reward_checks import check_columns
+from es_align.rollout import Rollout, run_samples
+from es_align.run_folder import RunFolder
+from es_align.scorecards import Scorecard, VerdictRow, figure_intervals, load_scorecard
+from es_align.space_checks import check_run_settings
+from es_align.targets import open_target, target_config
+from es_align.tasks import BENCHMARKS, HeldOut, make_heldout
+from workers.protocol import Sampling
+
+# A prompt of IFEval has up to about 500 tokens; the default has no room for one and its answer.
+MODEL_LENGTHS = {"ifeval": 2048}
+# A chunk's prompts are decoded together, each to its length, on a slow machine at this rate.
+DEADLINE_S_PER_TOKEN = 2.5
+
+
+@dataclass(frozen=True, slots=True)
+class Draws:
+    """How answers are drawn."""
+
+    temperature: float = 0.0  # 0: greedy
+    samples: int = 1  # of each prompt
+
+    def check(self) -> None:
+        """Raise ConfigError for what makes no sense."""
+        if self.temperature < 0 or self.samples < 1:
+            raise ConfigError(
+                f"temperature={self.temperature:g} and samples={self.samples}: use 0 or more, and "
+                "1 or more"
+            )
+        if self.samples > 1 and self.temperature == 0:
+            raise ConfigError(
+                f"samples={self.samples} at temperature 0 would give the same answer "
+                f"{self.samples} times; set a temperature such as 0.7, or leave samples out"
+            )
+
+    def samplings(self, config: Config) -> list[Sampling]:
+        """One a sample, each with a seed of its own."""
+        greedy = Sampling(heldout_new_tokens(config))
+        first = config.seed << 32
+        return [
+            replace(greedy, temperature=self.temperature, seed=first + sample)
+            for sample in range(self.samples)
+        ]
+
+
+def evaluate(
+    target: str,
+    *,
+    task: str | None = None,
+    limit: int | None = None,
+    overrides: Sequence[str] = (),
+    generation: int | None = None,
+    temperature: float = 0.0,
+    samples: int = 1,
+    data: str | Path | None = None,
+    details: str | Path | None = None,
+    reporter: Reporter | None = None,
+) -> EvalResult:
+    """Score a run's best generation (or the one named), a model or a PEFT adapter on a task's
+    held-out prompts: all of GSM8K's and IFEval's, or `limit`.
+
+    A run brings its own configuration, the others have the defaults; `overrides` such as
+    `precision=int8` change either. Greedy, or `samples` answers at a `temperature`. `data` is the
+    task's file or folder; `details` is written, one row a completion. Raises EsAlignError.
+    """
+    reporter, draws = reporter or SilentReporter(), Draws(temperature, samples)
+    draws.check()
+    is_run = RunFolder(Path(target)).has_run
+    own = target_config(target)
+    last = [] if data is None else [f"task.path={data}"]
+    last += [] if limit is None else [f"task.num_heldout={limit}"]
+    settings = apply_overrides(_on_task(own, task), [*overrides, *last])
+    if details is not None:
+        check_details(Path(details))
+    if is_run:
+        check_run_settings(own, settings)
+    validate(settings, is_begun=is_run, is_trained=False)
+    heldout = make_heldout(settings.task)
+    check_columns(settings, heldout.prompts[0].columns)
+    scorecard = (
+        load_scorecard(heldout.name, settings.task.path) if heldout.name in BENCHMARKS else None
+    )
+    opened = open_target(target, settings, generation)
+    at, started = opened.generation or 0, time.perf_counter()
+    with make_pool(
+        settings, opened.model, heldout.reward_name, opened.layers, heldout.prompts, opened.means
+    ) as pool:
+        for worker in pool.start(opened.moves):
+            opened.check(worker)
+            reporter.note(f"worker {worker.worker}: {worker.engine} ready in {worker.load_s:.1f} s")
+        ids = [prompt.prompt_id for prompt in heldout.prompts]
+        samplings = draws.samplings(settings)
+        rollouts = run_samples(
+            pool, settings, opened.mean, ids, samplings, generation=at, with_samples=True
+        )
+    wall_s = time.perf_counter() - started
+    rows = list(_detail_rows(heldout, scorecard, rollouts))
+    if details is not None:
+        write_details(Path(details), rows)
+    figures = {} if scorecard is None else scorecard.figures(rows)
+    evaluations = [evaluation_of(rollout, at) for rollout in rollouts]
+    result = mean_evaluation(evaluations)
+    return EvalResult(
+        target=target,
+        task=heldout.name,
+        precision=settings.precision,
+        generation=opened.generation,
+        temperature=temperature,
+        samples=samples,
+        reward=result.reward,
+        pass_rate=result.pass_rate,
+        pass_rate_ci95=result.pass_rate_ci95,
+        n=result.num_prompts,
+        figures=figures,
+        intervals=(
+            {} if scorecard is None else figure_intervals(scorecard, figures, result.num_prompts)
+        ),
+        pass_at=pass_rates_at(evaluations),
+        metrics=result.metrics,
+        reasons=result.reasons,
+        wall_s=wall_s,
+        tokens=sum(rollout.num_generated_tokens for rollout in rollouts),
+    )
+
+
+def _on_task(own: Config, name: str | None) -> Config:
+    """The configuration with the task to be tested as its `task`, its whole test split if it has
+    one. Another task than the trained one has its own reward and its own length of answer.
+    """
+    tested, tree = heldout_task(own), own.model_dump(mode="json")
+    is_other = own.evaluation.task is not None
+    new_tokens = heldout_new_tokens(own)
+    if name is not None and name != tested.name:
+        if name not in NEW_TOKENS:
+            raise ConfigError(f"unknown task {name!r}; there are {', '.join(NEW_TOKENS)}")
+        tested = TaskConfig.model_validate(
+            {"name": name, "seed": tested.seed, "system_prompt": tested.system_prompt}
+        )
+        is_other, new_tokens = True, NEW_TOKENS[name]
+    task = tested.model_dump(mode="json")
+    if tested.name in BENCHMARKS:
+        task["num_heldout"] = 0
+    longest = max(own.workers.max_model_len, MODEL_LENGTHS.get(tested.name, 0))
+    tree |= {"task": task, "max_new_tokens": new_tokens}
+    tree["evaluation"] |= {"task": None, "max_new_tokens": None}
+    deadline_s = max(own.workers.chunk_deadline_s, DEADLINE_S_PER_TOKEN * new_tokens)
+    tree["workers"] |= {"max_model_len": longest, "chunk_deadline_s": deadline_s}
+    if is_other:
+        tree["reward"] = []
+    return Config.model_validate(tree)
+
+
+def _detail_rows(
+    heldout: HeldOut, scorecard: Scorecard | None, rollouts: Sequence[Rollout]
+) -> Iterator[VerdictRow]:
+    """A row a completion, prompt by prompt: of a benchmark as `es-align score` writes it, with the
+    response; `sample` counts where there are several.
+    """
+    for place, prompt in enumerate(heldout.prompts):
+        for number, rollout in enumerate(rollouts):
+            sample = rollout.samples[place]
+            assert sample.prompt_id == prompt.prompt_id
+            count: VerdictRow = {"sample": number} if len(rollouts) > 1 else {}
+            if scorecard is not None:
+                key = prompt.columns[scorecard.key_name]
+                assert isinstance(key, int)
+                row = scorecard.verdicts(key, sample.completion)
+            else:
+                row = {
+                    "prompt_id": sample.prompt_id,
+                    "reward": sample.reward,
+                    "passed": sample.passed,
+                    "reason": sample.reason,
+                }
+            yield {**row, **count, "response": sample.completion}

@@ -1,0 +1,128 @@
+"""Texts from elsewhere through our engines, and lm-evaluation-harness driving them.
+
+The second part runs where lm-eval is installed beside es-align (`pip install 'es-align[eval]'`).
+"""
+
+import json
+
+import pytest
+
+from es_align.errors import ConfigError
+from es_align.texts import TextEngine, before_stops
+
+HERE = ["precision=fp32", "workers.engine=torch", "workers.cpus=1"]
+
+
+@pytest.fixture(scope="module")
+def engine():
+    return TextEngine("tiny", overrides=HERE)
+
+
+def test_text_ends_before_the_first_stop():
+    assert before_stops("one two three", ["three", " two", ""]) == "one"
+    assert before_stops("one", ["two"]) == "one"
+    assert before_stops("one", ["one"]) == ""
+
+
+def test_answers_keep_their_order_over_batches_and_stop(engine, monkeypatch):
+    texts = [f"Say {n}." for n in range(5)]
+    together = engine.complete(texts, max_new_tokens=6)
+    monkeypatch.setattr(engine, "_batch", 2)
+    assert engine.complete(texts, max_new_tokens=6) == together
+    assert len(set(together)) > 1
+    first = together[0]
+    assert (
+        engine.complete(texts[:1], max_new_tokens=6, stops=[first[2:4]])[0]
+        == first[: first.index(first[2:4])]
+    )
+
+
+def test_the_same_text_twice_is_drawn_anew_and_the_same_way_again(engine, monkeypatch):
+    drawn = engine.complete(["Say."] * 4, max_new_tokens=6, temperature=1.0)
+    assert len(set(drawn)) > 1
+    monkeypatch.setattr(engine, "_batch", 1)
+    assert engine.complete(["Say."] * 4, max_new_tokens=6, temperature=1.0) == drawn
+
+
+def test_a_long_text_loses_its_beginning(engine, monkeypatch):
+    monkeypatch.setattr(engine, "max_model_len", 12)
+    ids = engine.tokens("abcdefghijklmnopqrstuvwxyz")
+    assert len(ids) > 8
+    end = engine.renderer.decode(ids[-8:])
+    assert engine.tokens(end) == ids[-8:]
+    long, short = engine.complete(["abcdefghijklmnopqrstuvwxyz", end], max_new_tokens=4)
+    assert long == short
+    with pytest.raises(ConfigError, match="12 new tokens leave no room"):
+        engine.complete(["a"], max_new_tokens=12)
+
+
+@pytest.fixture
+def harness():
+    pytest.importorskip("lm_eval", reason="lm-eval is not installed: pip install 'es-align[eval]'")
+    return pytest.importorskip("es_align.harness")
+
+
+def test_generation_arguments(harness):
+    read = harness.read_generation
+    assert read({"until": "a", "max_gen_toks": 5}) == (5, ("a",), 0.0)
+    assert read({"until": ["a", "b"], "do_sample": False, "temperature": 0.7, "top_p": 1}) == (
+        256,
+        ("a", "b"),
+        0.0,
+    )
+    assert read({"temperature": 0.7, "do_sample": True}).temperature == 0.7
+    with pytest.raises(ConfigError, match="top_p"):
+        read({"temperature": 0.7, "top_p": 0.9})
+
+
+def test_the_harness_runs_a_task_on_our_engine(harness, tmp_path):
+    import lm_eval
+    from lm_eval.tasks import TaskManager
+
+    rows = [{"question": f"{n} + 1?", "answer": str(n + 1)} for n in range(3)]
+    (tmp_path / "d.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "adding.yaml").write_text(
+        f"""task: adding
+dataset_path: json
+dataset_kwargs:
+  data_files:
+    test: {tmp_path / "d.jsonl"}
+test_split: test
+output_type: generate_until
+doc_to_text: "{{{{question}}}}"
+doc_to_target: "{{{{answer}}}}"
+generation_kwargs:
+  until: ["#"]
+  max_gen_toks: 5
+metric_list:
+  - metric: exact_match
+"""
+    )
+    arguments = "target=tiny,precision=fp32,engine=torch,workers.cpus=1"
+    found = lm_eval.simple_evaluate(
+        model="es_align",
+        model_args=arguments,
+        tasks=["adding"],
+        task_manager=TaskManager(include_path=str(tmp_path), include_defaults=False),
+        apply_chat_template=True,
+        bootstrap_iters=0,
+    )
+    samples = sorted(found["samples"]["adding"], key=lambda sample: sample["doc_id"])
+    assert len(samples) == 3
+    engine = TextEngine("tiny", overrides=HERE)
+    tokens = engine.renderer.render([{"role": "user", "content": "0 + 1?"}])
+    prompt = samples[0]["arguments"][0][0]
+    assert engine.tokens(prompt) == tokens
+    ours = engine.complete([prompt], max_new_tokens=5, stops=["#"])
+    assert samples[0]["resps"] == [ours]
+
+
+def test_likelihoods_say_what_to_do(harness):
+    model = harness.EsAlignModel(
+        target="tiny", precision="fp32", engine="torch", **{"workers.cpus": 1}
+    )
+    for ask in (model.loglikelihood, model.loglikelihood_rolling):
+        with pytest.raises(ConfigError, match="choose tasks that generate"):
+            ask([])
+    with pytest.raises(ConfigError, match="target=RUN"):
+        harness.EsAlignModel()
