@@ -104,11 +104,11 @@ class RewardConfig(Section):
     """Keyword arguments of the reward, such as `pattern` of regex."""
     pass_at: float | None = None
     """A completion passes from this score on; none: the reward's own verdict, 1.0 for a function of
-    yours. The first of several rewards decides."""
+    yours; log_likelihood and reward_model have none. The first of several rewards decides."""
     time_limit_s: Positive = 10.0
     """math, regex, json_schema, functions of yours: of one call; what is later is killed."""
     batch_size: Count = 16
-    """Functions of yours: completions in one call, which share its fate."""
+    """Functions of yours: completions in one call; asked one at a time where it fails."""
     processes: Count | None = None
     """Processes on each worker; none: its cores, one for a function of yours."""
     chat: bool = False

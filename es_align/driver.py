@@ -63,7 +63,7 @@ def run_generations(
                 fitness_mean=metrics["reward/mean"],
                 fitness_std=metrics["fitness/std"],
                 noise_floor_std=noise_floor,
-                eval_score=None if evaluation is None else evaluation.pass_rate,
+                eval_score=None if evaluation is None else _headline(evaluation),
                 num_failed=rollout.num_failed,
                 num_completions=rollout.num_completions,
                 tokens_per_s=metrics["tokens/per_s"],
@@ -198,6 +198,12 @@ def update_metrics(update: Update, move_s: float) -> dict[str, float]:
         "update/sigma": update.sigma,
         "update/num_excluded": update.num_excluded,
     }
+
+
+def _headline(evaluation: Evaluation) -> float:
+    """The pass rate, or the mean reward where the reward has no verdict."""
+    rate = evaluation.pass_rate
+    return rate if np.isfinite(rate) else evaluation.reward
 
 
 def _spread(values: Sequence[float] | np.ndarray) -> float:

@@ -7,20 +7,30 @@ neither its faults nor what it imports reach the driver.
 import functools
 import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from es_align.config import Config, RewardConfig
+from es_align.config import Config, RewardConfig, pass_k
 from es_align.config_errors import nearest
 from es_align.errors import ConfigError, EsAlignError
-from rewards.base import Columns
+from rewards.base import Columns, JsonValue
+from rewards.columns import text_column
 from rewards.custom import find_entry_point, installed_names
 from rewards.json_schema import make_validator
+from rewards.models import check_reward_model
 from rewards.patterns import compile_pattern
 from rewards.processes import ProcessPool
-from rewards.registry import REWARDS, get_reward
+from rewards.registry import (
+    LOG_LIKELIHOOD,
+    MODEL_REWARDS,
+    REWARD_MODEL,
+    REWARDS,
+    LogLikelihoodOptions,
+    RewardModelOptions,
+    get_reward,
+)
 from rewards.specs import ENTRY_POINTS, RewardFile, RewardSpec
 
 
@@ -39,6 +49,10 @@ def check_rewards(config: Config) -> None:
             _check_options(spec)
         else:
             _required_columns(spec)
+        if spec.is_shipped and spec.name == REWARD_MODEL:
+            check_reward_model(RewardModelOptions(**spec.options))  # pyright: ignore[reportArgumentType]
+    _check_likelihood(config)
+    _check_verdict(config)
 
 
 def check_columns(config: Config, columns: Columns) -> None:
@@ -59,7 +73,7 @@ def check_columns(config: Config, columns: Columns) -> None:
 def _spec(reward: RewardConfig) -> RewardSpec:
     return RewardSpec(
         name=reward.name,
-        options=reward.options,
+        options=_options_anywhere(reward),
         weight=reward.weight,
         pass_at=reward.pass_at,
         time_limit_s=reward.time_limit_s,
@@ -70,16 +84,58 @@ def _spec(reward: RewardConfig) -> RewardSpec:
     )
 
 
+def _options_anywhere(reward: RewardConfig) -> Mapping[str, JsonValue]:
+    """Options as a worker in another folder reads them."""
+    model = reward.options.get("model")
+    if reward.name == REWARD_MODEL and isinstance(model, str) and Path(model).is_dir():
+        return reward.options | {"model": str(Path(model).resolve())}
+    return reward.options
+
+
+def _check_likelihood(config: Config) -> None:
+    """No reward beside `log_likelihood`, and nothing that reads sampled completions."""
+    names = [reward.name for reward in config.reward]
+    if LOG_LIKELIHOOD not in names:
+        return
+    if len(names) > 1:
+        raise ConfigError(
+            f"reward={LOG_LIKELIHOOD} scores the reference and {', '.join(names)} completions, so "
+            f"they have no sum; use {LOG_LIKELIHOOD} alone"
+        )
+    unread = {
+        "samples_per_prompt": (config.samples_per_prompt, 1),
+        "temperature": (config.temperature, 0),
+        "objective": (config.objective, "mean"),
+        "strategy.tie_break": (config.strategy.tie_break, 0),
+    }
+    for name, (value, only) in unread.items():
+        if value != only:
+            raise ConfigError(
+                f"{name}={value}: with reward={LOG_LIKELIHOOD} nothing is sampled; set "
+                f"{name}={only}, or leave it out"
+            )
+
+
+def _check_verdict(config: Config) -> None:
+    """pass@k of a reward that says which completions pass."""
+    specs = reward_specs(config)
+    if specs and pass_k(config.objective) is not None and not specs[0].has_verdict:
+        raise ConfigError(
+            f"objective={config.objective}: reward={specs[0].name} does not say what passes; set "
+            "its pass_at, or use objective=mean"
+        )
+
+
 def _file(name: str) -> RewardFile | None:
     """The file of a name such as path/to/file.py:function, None for one of another kind."""
-    if name in REWARDS:
+    if name in REWARDS or name in MODEL_REWARDS:
         return None
     path_text, colon, function = name.rpartition(":")
     if not colon and (name.endswith(".py") or "/" in name):
         raise ConfigError(f"reward={name} names no function; write {name}:FUNCTION")
     if not colon:
         if find_entry_point(name) is None:
-            known = [*REWARDS, *installed_names()]
+            known = [*REWARDS, *MODEL_REWARDS, *installed_names()]
             guess = nearest(name, known)
             raise ConfigError(
                 f"reward={name} is no reward; "
@@ -113,7 +169,9 @@ def _required_columns(spec: RewardSpec) -> tuple[str, ...]:
 
 
 def _check_options(spec: RewardSpec) -> None:
-    """Options are what a shipped reward takes after `*`, of the types written there."""
+    """Options are what a shipped reward takes after `*`, of the types written there, and all that
+    have no default.
+    """
     known = _options(spec.name)
     for name, value in spec.options.items():
         if name not in known:
@@ -129,6 +187,11 @@ def _check_options(spec: RewardSpec) -> None:
             raise ConfigError(
                 f"reward={spec.name}: option {name}={value!r:.100}: {said}; correct it"
             ) from None
+    missing = [n for n, p in known.items() if p.default is p.empty and n not in spec.options]
+    if missing:
+        raise ConfigError(
+            f"reward={spec.name} needs options.{missing[0]}; write it in the reward's section"
+        )
     pattern, schema = spec.options.get("pattern"), spec.options.get("schema")
     if isinstance(pattern, str):
         compile_pattern(pattern)
@@ -137,14 +200,20 @@ def _check_options(spec: RewardSpec) -> None:
 
 
 def _options(name: str) -> Mapping[str, inspect.Parameter]:
-    parameters = inspect.signature(get_reward(name)).parameters
+    takes: Callable[..., object] = MODEL_REWARDS.get(name) or get_reward(name)
+    parameters = inspect.signature(takes).parameters
     return {n: p for n, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
 
 
 def _try(spec: RewardSpec, columns: Columns) -> None:
-    """Score an empty answer to a prompt, which reads all the columns that there must be."""
-    reward = functools.partial(get_reward(spec.name), **spec.options)
+    """Score an empty answer to a prompt, which reads all the columns that there must be; of a
+    reward that is no function, read the column.
+    """
     try:
-        reward("", columns)
+        if spec.name == LOG_LIKELIHOOD:
+            options = LogLikelihoodOptions(**spec.options)  # pyright: ignore[reportArgumentType]
+            text_column(columns, options.column)
+        elif spec.name != REWARD_MODEL:
+            functools.partial(get_reward(spec.name), **spec.options)("", columns)
     except EsAlignError as error:
         raise ConfigError(f"reward={spec.name} does not go with the task: {error}") from None

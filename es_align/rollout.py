@@ -30,7 +30,7 @@ class Rollout:
     """
 
     rewards_MP: np.ndarray  # float64, in the unit of the objective
-    passed_MP: np.ndarray  # float64, share of the samples that pass
+    passed_MP: np.ndarray  # float64, share of the samples that pass; NaN: the reward has no verdict
     metrics_MP: Mapping[str, np.ndarray]  # float64
     reasons: Mapping[str, int]
     samples: tuple[Sample, ...]
@@ -39,7 +39,7 @@ class Rollout:
     num_generated_tokens: int
     num_prompt_tokens: int
     generate_s: float  # summed over workers
-    score_s: float
+    score_s: float  # that scoring took beyond that, summed over workers
 
     @property
     def reward_mean_M(self) -> np.ndarray:

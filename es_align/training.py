@@ -141,9 +141,13 @@ def _summary(result: TrainResult, folder: RunFolder) -> Summary:
         final=_held_out(result.final),
         best=_held_out(result.best),
         best_generation=result.best_generation,
-        gains=(
-            Gain("pass rate", result.pass_rate_gain, *result.pass_rate_gain_ci95),
-            Gain("reward", result.gain, *result.gain_ci95),
+        gains=tuple(
+            gain
+            for gain in (
+                Gain("pass rate", result.pass_rate_gain, *result.pass_rate_gain_ci95),
+                Gain("reward", result.gain, *result.gain_ci95),
+            )
+            if np.isfinite(gain.value)
         ),
         noise_floor_std=result.noise_floor_std,
         population_std=result.population_std,

@@ -1,12 +1,16 @@
 """Every shipped reward by name, and which of them need a process that can be killed.
 
 What a reward takes after `*` are its options. `es_align.reward_checks` checks them before a model
-loads.
+loads. Two names stand for no function of a completion: LOG_LIKELIHOOD is scored by the engine that
+holds the members, on a reference instead of a completion and without generating
+(`workers.references`); REWARD_MODEL by a second model beside it (`rewards.models`). Neither has a
+verdict of its own, so nothing passes unless `pass_at` says where.
 """
 
 import difflib
 from collections.abc import Callable, Mapping
-from typing import TypeAlias
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 from kernels.errors import ConfigError
 from rewards.base import Columns, Score
@@ -34,6 +38,33 @@ REWARDS: Mapping[str, RewardWithOptions] = {
     "exact_match": exact_match_reward,
     "regex": regex_reward,
     "json_schema": json_schema_reward,
+}
+LOG_LIKELIHOOD, REWARD_MODEL = "log_likelihood", "reward_model"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogLikelihoodOptions:
+    """Options of LOG_LIKELIHOOD."""
+
+    column: str = "reference"  # of the task's rows: the answer that should be likely
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RewardModelOptions:
+    """Options of REWARD_MODEL."""
+
+    model: str  # hub id or folder of a sequence classifier
+    revision: str | None = None  # of the hub id
+    max_length: int | None = None  # tokens of prompt and completion; None: what the model can read
+    batch_size: int = 16  # completions in one forward
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # auto: the checkpoint's
+    label: str | int | None = None  # the output that is the reward, where there are several
+
+
+# Rewards that no function of a completion computes, with their options.
+MODEL_REWARDS: Mapping[str, type] = {
+    LOG_LIKELIHOOD: LogLikelihoodOptions,
+    REWARD_MODEL: RewardModelOptions,
 }
 # One completion may keep these busy for ever.
 ISOLATED = frozenset({"math", "regex", "json_schema"})

@@ -4,14 +4,16 @@ A reward from a file travels as text, so a relative path works on any worker, on
 """
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import NamedTuple
 
 from rewards.base import JsonValue
-from rewards.registry import ISOLATED, REWARDS
+from rewards.registry import ISOLATED, MODEL_REWARDS, REWARD_MODEL, REWARDS, RewardModelOptions
 
 ENTRY_POINTS = "es_align.rewards"
+FORWARDS_TOGETHER = 4  # of a reward model, whose batches are cut from so many completions by length
 
 
 class RewardFile(NamedTuple):
@@ -38,13 +40,26 @@ class RewardSpec:
 
     @property
     def is_shipped(self) -> bool:
-        """Whether it is one of `rewards.registry.REWARDS`."""
-        return self.file is None and self.name in REWARDS
+        """Whether it comes with this package (`rewards.registry`)."""
+        return self.file is None and self.name in {*REWARDS, *MODEL_REWARDS}
 
     @property
     def is_isolated(self) -> bool:
         """Whether it runs in a process of its own, under a time limit."""
         return not self.is_shipped or self.name in ISOLATED
+
+    @property
+    def has_verdict(self) -> bool:
+        """Whether a completion can pass."""
+        return self.name not in MODEL_REWARDS or self.pass_at is not None
+
+    @property
+    def num_together(self) -> int:
+        """Consecutive completions that are scored in calls of their own, 1 where each is alone."""
+        if self.file is None and self.name == REWARD_MODEL:
+            options = RewardModelOptions(**self.options)  # pyright: ignore[reportArgumentType]
+            return FORWARDS_TOGETHER * options.batch_size
+        return 1 if self.is_shipped else self.batch_size * (self.num_processes or 1)
 
     @property
     def label(self) -> str:
@@ -62,3 +77,8 @@ class RewardSpec:
         if fields["file"] is not None:
             fields["file"] = RewardFile(*fields["file"])
         return cls(**fields)
+
+
+def num_together(specs: Sequence[RewardSpec]) -> int:
+    """Consecutive completions that make whole calls of every one of these rewards."""
+    return math.lcm(*(spec.num_together for spec in specs))

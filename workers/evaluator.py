@@ -1,14 +1,15 @@
-"""What a worker does with a chunk: render, generate, score. No Ray here, so it runs anywhere.
+"""What a worker does with a chunk: render, generate and score beside it, or, with reward
+`log_likelihood`, have references scored by the engine. No Ray here, so it runs anywhere.
 
 Shape suffixes: _M members, _P prompts, _S samples of a prompt.
 """
 
+import functools
 import hashlib
 import resource
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,23 +21,28 @@ from kernels.errors import WorkerError
 from rewards.base import Prompted, Score, score_batch
 from rewards.registry import get_reward
 from rewards.scoring import DEFAULT_LIMIT_S, Scorer
-from rewards.specs import RewardSpec
+from rewards.specs import RewardSpec, num_together
+from workers.answers import Answered, chunk_result
 from workers.checkpoints import Checkpoint
-from workers.engines.base import Completion, Engine, EngineSpec, Request
+from workers.engines.base import Completion, Engine, EngineSpec, Forced, Request
 from workers.layers import PerturbedLayer, save_factors
 from workers.means import Means, MeanSettings
 from workers.members import Members, NoiseMembers
-from workers.objectives import sample_means, sample_scores
+from workers.overlap import ScoringBeside
 from workers.protocol import (
     BASE_MEMBER,
-    LOG_LIKELIHOOD,
     Chunk,
     ChunkResult,
     Move,
     Moved,
     Prompt,
-    Sample,
     Sampling,
+)
+from workers.references import (
+    check_references,
+    likelihood_reward,
+    likelihood_score,
+    reference_tokens,
 )
 from workers.rendering import Renderer
 
@@ -74,6 +80,10 @@ class Evaluator:
         Raises EsAlignError if model, prompts or population do not fit.
         """
         self.reward = get_reward(spec.reward_name)
+        self.likelihood = likelihood_reward(spec.rewards)
+        self.has_verdict = not spec.rewards or spec.rewards[0].has_verdict
+        self.num_together = num_together(spec.rewards)
+        self.scoring_limit_s = spec.scoring_limit_s
         self.scorer = _start_scorer(spec)
         self.prompts = {prompt.prompt_id: prompt for prompt in prompts}
         model_path = spec.locate_model()
@@ -81,7 +91,14 @@ class Evaluator:
         self.tokens = {
             prompt.prompt_id: self.renderer.render(prompt.messages) for prompt in prompts
         }
-        _check_lengths(self.tokens, spec)
+        self.references: dict[str, tuple[int, ...]] = {}
+        if self.likelihood is not None:
+            own = [prompt for prompt in prompts if prompt.reward_name is None]
+            self.references = reference_tokens(self.renderer, own, self.likelihood)
+            check_references(self.tokens, self.references, spec.max_model_len)
+        _check_lengths(
+            {name: ids for name, ids in self.tokens.items() if name not in self.references}, spec
+        )
         self.means = None if spec.means is None else _start_means(spec, spec.means, factors)
         with tempfile.TemporaryDirectory() as folder:
             factors_path = Path(folder) / "factors.safetensors"
@@ -92,58 +109,79 @@ class Evaluator:
 
     def evaluate(self, chunk: Chunk) -> ChunkResult:
         """Complete and score every prompt of the chunk for every member of it."""
-        is_base = chunk.perturbed is None
         if chunk.perturbed is not None:
             self._install(chunk.perturbed)
         prompts = [self.prompts[prompt_id] for prompt_id in chunk.prompt_ids]
+        reward_name = prompts[0].reward_name  # a chunk's prompts are of one task
+        if self.likelihood is not None and reward_name is None:
+            return chunk_result(chunk, prompts, self._given(chunk), has_verdict=self.has_verdict)
+        answered = self._generated(chunk, reward_name)
+        has_verdict = self.has_verdict or reward_name is not None
+        return chunk_result(chunk, prompts, answered, has_verdict=has_verdict)
+
+    def _generated(self, chunk: Chunk, reward_name: str | None) -> Answered:
+        """Completions, scored while others are still being written, by the worker's own rewards or
+        another task's.
+        """
+        asked = _asked(chunk)
         requests = [
             Request(
-                self.tokens[prompt.prompt_id],
-                BASE_MEMBER if is_base else slot,
-                request_seed(chunk.sampling.seed, prompt.prompt_id, sample),
+                self.tokens[prompt_id], slot, request_seed(chunk.sampling.seed, prompt_id, sample)
             )
-            for slot in range(len(chunk.members))
-            for prompt in prompts
-            for sample in range(chunk.num_samples)
+            for slot, prompt_id, sample in asked
         ]
+        prompts = [self.prompts[prompt_id] for _, prompt_id, _ in asked]
         started = time.perf_counter()
-        completions = self.engine.generate(requests, chunk.sampling)
-        generated = time.perf_counter()
-        asked = [
-            prompt for _ in chunk.members for prompt in prompts for _ in range(chunk.num_samples)
-        ]
-        texts = [completion.text for completion in completions]
-        scores = self._scores(texts, asked)
-        shape = (len(chunk.members), len(prompts), chunk.num_samples)
-        rewards_MPS = _table([score.reward for score in scores], shape)
-        passed_MPS = np.array([score.passed for score in scores]).reshape(shape)
-        return ChunkResult(
-            chunk_id=chunk.chunk_id,
-            members=chunk.members,
-            rewards_MP=sample_scores(rewards_MPS, passed_MPS, chunk.pass_k),
-            passed_MP=passed_MPS.mean(axis=2),
-            metrics_MP=_metric_tables(scores, completions, shape),
-            reasons=Counter(score.reason for score in scores),
-            num_completions=len(completions),
-            num_unscored=int(np.isnan(rewards_MPS).sum()),
-            num_generated_tokens=sum(len(completion.token_ids) for completion in completions),
+        limit_s, size = self.scoring_limit_s, self.num_together if reward_name is None else 1
+        score = functools.partial(self._scores, reward_name=reward_name)
+        with ScoringBeside(score, len(asked), size, limit_s) as scoring:
+
+            def hand_over(place: int, completion: Completion) -> None:
+                prompt = prompts[place]
+                scoring.add(place, Prompted(completion.text, prompt.messages, prompt.columns))
+
+            completions = self.engine.generate(requests, chunk.sampling, hand_over)
+            generated = time.perf_counter()
+            scores = scoring.scores()
+        return Answered(
+            completions,
+            scores,
             num_prompt_tokens=sum(len(request.token_ids) for request in requests),
             generate_s=generated - started,
             score_s=time.perf_counter() - generated,
-            samples=self._samples(chunk, prompts, completions, scores),
         )
 
-    def _scores(self, texts: Sequence[str], asked: Sequence[Prompt]) -> list[Score]:
-        reward_name = asked[0].reward_name  # a chunk's prompts are of one task
-        if self.scorer is None or reward_name is not None:
-            reward = self.reward if reward_name is None else get_reward(reward_name)
-            return score_batch(reward, texts, [prompt.columns for prompt in asked])
-        return self.scorer.score(
+    def _given(self, chunk: Chunk) -> Answered:
+        """References, whose likelihood the engine says; what stands as completion is the reference,
+        and no token is generated.
+        """
+        assert self.likelihood is not None
+        sequences = [
+            Forced(self.tokens[prompt_id], self.references[prompt_id], slot)
+            for slot, prompt_id, _ in _asked(chunk)
+        ]
+        started = time.perf_counter()
+        sums = self.engine.score(sequences)
+        scored = time.perf_counter()
+        return Answered(
+            [Completion((), self.renderer.decode(s.answer_ids)) for s in sequences],
             [
-                Prompted(text, prompt.messages, prompt.columns)
-                for text, prompt in zip(texts, asked, strict=True)
-            ]
+                likelihood_score(total, len(sequence.answer_ids), self.likelihood)
+                for sequence, total in zip(sequences, sums, strict=True)
+            ],
+            num_prompt_tokens=sum(len(s.prompt_ids) + len(s.answer_ids) for s in sequences),
+            generate_s=scored - started,
+            score_s=0.0,
         )
+
+    def _scores(
+        self, items: Sequence[Prompted], limit_s: float, *, reward_name: str | None
+    ) -> list[Score]:
+        if self.scorer is not None and reward_name is None:
+            return self.scorer.score(items, limit_s)
+        reward = self.reward if reward_name is None else get_reward(reward_name)
+        texts, rows = [item.completion for item in items], [item.columns for item in items]
+        return score_batch(reward, texts, rows)
 
     def canary(self, members: Members, prompt_id: str) -> list[str]:
         """Names of hooked modules where the first of two members is the same as the second, the
@@ -191,31 +229,6 @@ class Evaluator:
             members = replace(members, mean_D=means.vector_D.astype(np.float32))
         self.engine.set_members(members)
 
-    def _samples(
-        self,
-        chunk: Chunk,
-        prompts: Sequence[Prompt],
-        completions: Sequence[Completion],
-        scores: Sequence[Score],
-    ) -> tuple[Sample, ...]:
-        """The first completion of each prompt by the members that are kept."""
-        wanted = set(chunk.sample_members)
-        asked = [(member, prompt) for member in chunk.members for prompt in prompts]
-        firsts = completions[:: chunk.num_samples], scores[:: chunk.num_samples]
-        return tuple(
-            Sample(
-                member=member,
-                prompt_id=prompt.prompt_id,
-                prompt=prompt.messages[-1]["content"],
-                completion=completion.text,
-                reward=score.reward,
-                passed=score.passed,
-                reason=score.reason,
-            )
-            for (member, prompt), completion, score in zip(asked, *firsts, strict=True)
-            if member in wanted
-        )
-
 
 def request_seed(seed: int, prompt_id: str, sample: int = 0) -> int:
     """The sampling seed of a prompt's sample, the same for every member (common random numbers).
@@ -224,6 +237,17 @@ def request_seed(seed: int, prompt_id: str, sample: int = 0) -> int:
     # The first sample's is the seed of runs that draw one: asking for more leaves it as it was.
     key = f"{seed}|{prompt_id}" if sample == 0 else f"{seed}|{prompt_id}|{sample}"
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") >> 1
+
+
+def _asked(chunk: Chunk) -> list[tuple[int, str, int]]:
+    """Slot, prompt id and sample of each of a chunk's requests, in order."""
+    is_base = chunk.perturbed is None
+    return [
+        (BASE_MEMBER if is_base else slot, prompt_id, sample)
+        for slot in range(len(chunk.members))
+        for prompt_id in chunk.prompt_ids
+        for sample in range(chunk.num_samples)
+    ]
 
 
 def peak_rss_bytes() -> int:
@@ -256,8 +280,8 @@ def _start_engine(
 
 
 def _start_scorer(spec: WorkerSpec) -> Scorer | None:
-    """The configured rewards, loaded; None where the task's own scores."""
-    if not spec.rewards:
+    """The configured rewards, loaded; None where the task's own or the engine scores."""
+    if not spec.rewards or likelihood_reward(spec.rewards) is not None:
         return None
     scorer = Scorer(spec.rewards, spec.num_threads, spec.scoring_limit_s)
     scorer.start()
@@ -272,6 +296,8 @@ def _start_means(
 
 
 def _check_lengths(tokens: Mapping[str, Sequence[int]], spec: WorkerSpec) -> None:
+    if not tokens:
+        return
     longest = max(tokens, key=lambda prompt_id: len(tokens[prompt_id]))
     needed = len(tokens[longest]) + spec.max_new_tokens
     if needed > spec.max_model_len:
@@ -280,29 +306,3 @@ def _check_lengths(tokens: Mapping[str, Sequence[int]], spec: WorkerSpec) -> Non
             f"max_new_tokens={spec.max_new_tokens} that is {needed}; "
             f"workers.max_model_len is {spec.max_model_len}: set it to {needed} or more"
         )
-
-
-def _table(values: Sequence[float | None], shape: tuple[int, int, int]) -> np.ndarray:
-    """Values of all completions as float64 (M, P, S); NaN for None."""
-    return np.array([np.nan if v is None else v for v in values], dtype=np.float64).reshape(shape)
-
-
-def _metric_tables(
-    scores: Sequence[Score], completions: Sequence[Completion], shape: tuple[int, int, int]
-) -> dict[str, np.ndarray]:
-    """By name the mean over the samples, float64 (M, P): what the reward measures beside itself,
-    and the log-likelihood where it was asked for.
-    """
-    names = sorted({name for score in scores for name in score.metrics})
-    columns = {name: [score.metrics.get(name) for score in scores] for name in names}
-    likelihoods = [_per_token(completion) for completion in completions]
-    if any(likelihood is not None for likelihood in likelihoods):
-        columns[LOG_LIKELIHOOD] = likelihoods
-    return {name: sample_means(_table(values, shape)) for name, values in columns.items()}
-
-
-def _per_token(completion: Completion) -> float | None:
-    """Mean log probability of a completion's tokens; None if there is none."""
-    if completion.log_likelihood is None or not completion.token_ids:
-        return None
-    return completion.log_likelihood / len(completion.token_ids)

@@ -101,15 +101,15 @@ class ChunkResult:
     chunk_id: int
     members: tuple[int, ...]
     rewards_MP: np.ndarray  # float64
-    passed_MP: np.ndarray  # float64, share of the samples that pass
+    passed_MP: np.ndarray  # float64, share of the samples that pass; NaN: the reward has no verdict
     metrics_MP: Mapping[str, np.ndarray]  # float64, one array a name
     reasons: Mapping[str, int]  # one a completion
     num_completions: int  # members times prompts times samples
     num_unscored: int  # completions without a score
     num_generated_tokens: int
     num_prompt_tokens: int
-    generate_s: float
-    score_s: float
+    generate_s: float  # until the last completion was there
+    score_s: float  # that scoring, which goes on beside generation, took longer than it
     samples: tuple[Sample, ...] = field(default=())
 
 

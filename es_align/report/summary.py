@@ -73,7 +73,7 @@ def summary_table(summary: Summary) -> RenderableType:
         (f"best, gen {summary.best_generation}", summary.best),
     ):
         shares = [score.pass_rate, *(score.metrics.get(metric, math.nan) for metric in names)]
-        scores.add_row(name, f"{score.reward:.3f}", *(f"{100 * share:.1f} %" for share in shares))
+        scores.add_row(name, f"{score.reward:.3f}", *map(_percent, shares))
     facts = Table(box=None, show_header=False)
     facts.add_column()
     facts.add_column(overflow="fold")
@@ -101,6 +101,10 @@ def _facts(summary: Summary) -> list[tuple[str, str]]:
         ("peak memory", f"{summary.peak_rss_bytes / 2**30:.2f} GiB"),
         *((name, str(path)) for name, path in summary.files.items()),
     ]
+
+
+def _percent(share: float) -> str:
+    return "-" if math.isnan(share) else f"{100 * share:.1f} %"
 
 
 def amount(number: float) -> str:

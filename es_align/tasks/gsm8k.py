@@ -38,6 +38,7 @@ class Problem(NamedTuple):
 
     question: str
     target: str
+    solution: str  # with its steps, as the data set has it
 
 
 def make_gsm8k(config: TaskConfig, *, seed: int, prompts_per_generation: int) -> PromptTask:
@@ -102,7 +103,7 @@ def parse_problem(row: JsonValue, where: str) -> Problem:
             f"{where}: answer ends in {target[-60:]!r}, not in a number after '#### '; "
             f"correct the row"
         )
-    return Problem(question.strip(), target)
+    return Problem(question.strip(), target, answer.strip())
 
 
 def _draw(
@@ -124,7 +125,11 @@ def _draw(
             messages=make_messages(
                 REQUEST.format(question=problems[position].question), config.system_prompt
             ),
-            columns={"answer": problems[position].target, "index": position},
+            columns={
+                "answer": problems[position].target,
+                "reference": problems[position].solution,
+                "index": position,
+            },
         )
         for index, position in enumerate(chosen)
     ]

@@ -112,10 +112,29 @@ def test_every_fault_is_counted_on_its_item_and_the_others_are_scored(faulty):
     assert all((s.reward is None) == s.reason.startswith("error") for s in scores)
 
 
-def test_a_fault_is_shared_by_the_items_of_its_call():
-    with Scorer([own(batch_size=2)], num_processes=1) as scorer:
-        reasons = [s.reason for s in scorer.score(items(["a", "a", "raise", "a", "a"]))]
-    assert reasons == ["ok", "ok", "error:KeyError", "error:KeyError", "ok"]
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [("raise", "error:KeyError"), ("short", "error:wrong_length"), ("loop", "error:timeout")],
+)
+def test_a_fault_of_a_call_costs_only_the_item_that_causes_it(fault, reason):
+    with Scorer([own(batch_size=3, time_limit_s=1.0)], num_processes=1) as scorer:
+        reasons = [s.reason for s in scorer.score(items(["a", "a", "a", fault, "a", "a", "a"]))]
+    assert reasons == ["ok", "ok", "ok", reason, "ok", "ok", "ok"]
+
+
+def test_a_function_that_always_fails_is_not_asked_item_by_item_for_ever(monkeypatch):
+    sizes = []
+    run = ProcessPool.run
+
+    def counting(self, calls, limit_s):
+        sizes.extend(len(call) for call in calls)
+        return run(self, calls, limit_s)
+
+    monkeypatch.setattr(ProcessPool, "run", counting)
+    with Scorer([own(batch_size=4)], num_processes=1) as scorer:
+        reasons = [s.reason for s in scorer.score(items(["raise"] * 16))]
+    assert reasons == ["error:KeyError"] * 16
+    assert sizes == [4] * 4 + [1] * 4
 
 
 def test_order_is_kept_over_several_processes():

@@ -39,6 +39,8 @@ def test_prompts_of_a_folder(folder):
     assert [prompt.prompt_id for prompt in task.heldout[:2]] == ["heldout/0", "heldout/1"]
     answers = sorted(int(str(prompt.columns["answer"])) for prompt in task.train)
     assert answers == list(range(1, 31))
+    for prompt in task.train:
+        assert prompt.columns["reference"] == f"Add.\n#### {prompt.columns['answer']}"
     assert all("#### n" in prompt.messages[0]["content"] for prompt in task.train)
     assert {prompt.messages[0]["content"].split()[0] for prompt in task.heldout} == {"test"}
 

@@ -21,7 +21,7 @@ from es_align.spaces import layers_for
 from es_align.spaces.layers import SpaceKind
 from kernels.errors import WorkerError
 from workers.checkpoints import Checkpoint
-from workers.engines.base import EngineSpec, Request
+from workers.engines.base import Completion, EngineSpec, Forced, Request
 from workers.layers import PerturbedLayer, save_factors
 from workers.members import Members, NoiseMembers
 from workers.protocol import BASE_MEMBER, Sampling
@@ -39,6 +39,9 @@ MODEL, MEMBERS = "smollm2-135m-instruct", 8
 TOPICS = ("bread", "bees", "rain", "trains")
 GREEDY = Sampling(12)
 SIGMA = {"singular_values": 0.1, "core": 0.3, "weights": 0.05}
+# Of a sum over 12 tokens. A token's logits come from a batch of one row, or of a whole answer: in
+# bf16, and with int8 activations, that is another rounding.
+SUM_TOLERANCE = 0.6
 SETTINGS: tuple[tuple[Precision, SpaceKind], ...] = (
     ("int8", "singular_values"),
     ("bf16", "weights"),
@@ -143,6 +146,48 @@ def test_sampled_answers_are_common_to_members_of_one_seed(case: Case) -> None:
         [Request(ids, 0, 7), Request(ids, 1, 7), Request(ids, 0, 8)], hot
     )
     assert first.token_ids == second.token_ids != other.token_ids
+
+
+def test_each_completion_is_heard_of_when_it_is_there(case: Case) -> None:
+    heard: list[tuple[int, Completion]] = []
+    case.engine.set_members(case.members(SIGMA[case.kind]))
+    sampling = Sampling(60, temperature=1.0)
+    answers = case.engine.generate(
+        case.requests([0, 1, 2]), sampling, lambda place, answer: heard.append((place, answer))
+    )
+    assert sorted(heard) == list(enumerate(answers))
+    lengths = [len(answer.token_ids) for _, answer in heard]
+    assert lengths == sorted(lengths)
+    assert len(set(lengths)) > 1
+
+
+def test_a_given_answer_is_scored_as_its_member_drew_it(case: Case) -> None:
+    """And as vLLM scores it for nobody, where the member is the base."""
+    from workers.engines.vllm_scoring import log_probabilities
+
+    case.engine.set_members(case.members(SIGMA[case.kind]))
+    requests = case.requests([BASE_MEMBER, 0, 1])
+    asked = Sampling(12, temperature=1.0, with_log_likelihood=True)
+    answers = case.engine.generate(requests, asked)
+
+    def scored(slots: list[int]) -> np.ndarray:
+        given = [
+            Forced(request.token_ids, answer.token_ids, slot)
+            for request, answer, slot in zip(requests, answers, slots, strict=True)
+        ]
+        return np.array(case.engine.score(given))
+
+    drawn = np.array([answer.log_likelihood for answer in answers])
+    slots = [request.slot for request in requests]
+    assert scored(slots) == pytest.approx(drawn, abs=SUM_TOLERANCE)
+    others = np.abs(scored(slots[len(TOPICS) :] + slots[: len(TOPICS)]) - drawn)
+    assert others.mean() > 2 * SUM_TOLERANCE
+    windows = [r.token_ids + a.token_ids for r, a in zip(requests, answers, strict=True)]
+    plain = [
+        rows[-len(answer.token_ids) :].sum()
+        for rows, answer in zip(log_probabilities(case.engine.llm, windows), answers, strict=True)
+    ]
+    assert scored([BASE_MEMBER] * len(slots)) == pytest.approx(plain, abs=1e-6)
 
 
 def test_member_state_is_counted(case: Case) -> None:

@@ -2,10 +2,10 @@
 and completes requests of many members at once.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, TypeAlias
 
 import torch
 
@@ -29,6 +29,19 @@ class Completion(NamedTuple):
     # Natural log probability of the tokens given the prompt, at temperature 1, summed; None: not
     # asked for (`Sampling.with_log_likelihood`).
     log_likelihood: float | None = None
+
+
+# Told of each completion as soon as it is there, in any order, with its request's place. It must be
+# quick and must not raise: the engine waits for it.
+OnDone: TypeAlias = Callable[[int, Completion], None]
+
+
+class Forced(NamedTuple):
+    """A prompt and an answer that is given, for one member."""
+
+    prompt_ids: tuple[int, ...]
+    answer_ids: tuple[int, ...]  # not empty
+    slot: int  # as of a `Request`
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +79,17 @@ class Engine(Protocol):
         """
         ...
 
-    def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
-        """Complete all requests, in order, in one batch."""
+    def generate(
+        self, requests: Sequence[Request], sampling: Sampling, on_done: OnDone | None = None
+    ) -> list[Completion]:
+        """Complete all requests, in order, in one batch; `on_done` hears of each as it ends."""
+        ...
+
+    def score(self, sequences: Sequence[Forced]) -> list[float]:
+        """Natural log probability of each answer given its prompt, summed over its tokens.
+
+        Nothing is generated: one forward of prompt and answer together.
+        """
         ...
 
     def canary(self, requests: Sequence[Request], reference: int = BASE_MEMBER) -> list[str]:

@@ -4,7 +4,7 @@ It defines what the fast engine must compute, runs where vLLM does not, and serv
 fp32 on one thread its results are the same bits for the same chunk, wherever that chunk runs. No
 paged cache, no continuous batching.
 
-Shape suffixes: _B requests, _T tokens, _V vocabulary.
+Shape suffixes: _B requests, _T tokens, _A tokens of the longest answer, _V vocabulary.
 """
 
 import itertools
@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
 
 from kernels.errors import WorkerError
 from kernels.noise import Purpose, philox
-from workers.engines.base import Completion, EngineSpec, Request
+from workers.engines.base import Completion, EngineSpec, Forced, OnDone, Request
 from workers.engines.population_op import RowMap, Site, first_site, forget_sites
 from workers.layers import load_factors
 from workers.members import Members
@@ -26,6 +26,7 @@ from workers.protocol import BASE_MEMBER, Sampling
 from workers.rendering import Renderer
 
 DTYPES = {"fp32": torch.float32}  # everything else computes in bf16
+SCORED_TOGETHER = 32  # given answers in one forward, whose logits are all held
 
 
 class TorchEngine:
@@ -82,15 +83,26 @@ class TorchEngine:
                 )
 
     @torch.inference_mode()
-    def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
-        """Complete all requests, in order, in one batch."""
+    def generate(
+        self, requests: Sequence[Request], sampling: Sampling, on_done: OnDone | None = None
+    ) -> list[Completion]:
+        """Complete all requests, in order, in one batch; `on_done` hears of each as it ends."""
         tokens_BT, mask_BT = self._left_padded(requests)
         cache = DynamicCache()
         answers: list[list[int]] = [[] for _ in requests]
         likelihoods = [0.0] * len(requests)
         is_open = [True] * len(requests)
+        done: dict[int, Completion] = {}
+
+        def close(row: int) -> None:
+            likelihood = likelihoods[row] if sampling.with_log_likelihood else None
+            ids = answers[row]
+            done[row] = Completion(tuple(ids), self.renderer.decode(ids), likelihood)
+            if on_done is not None:
+                on_done(row, done[row])
+
         for position in range(sampling.max_new_tokens):
-            logits_BV = self._next_logits(requests, tokens_BT, mask_BT, cache)
+            logits_BV = self._logits(requests, tokens_BT, mask_BT, cache)[:, -1]
             next_B = self._choose(logits_BV, requests, sampling, position)
             if sampling.with_log_likelihood:
                 for row, added in enumerate(_log_probabilities(logits_BV, next_B).tolist()):
@@ -99,23 +111,39 @@ class TorchEngine:
                 if is_open[row]:
                     is_open[row] = sampling.ignore_eos or token not in self.renderer.stop_token_ids
                     answers[row].append(token)
+                    if not is_open[row]:
+                        close(row)
             if not any(is_open):
                 break
             tokens_BT = next_B[:, None]
             mask_BT = torch.cat([mask_BT, torch.ones_like(mask_BT[:, :1])], dim=1)
-        return [
-            Completion(
-                tuple(ids),
-                self.renderer.decode(ids),
-                likelihood if sampling.with_log_likelihood else None,
-            )
-            for ids, likelihood in zip(answers, likelihoods, strict=True)
-        ]
+        for row in range(len(requests)):
+            if is_open[row]:
+                close(row)
+        return [done[row] for row in range(len(requests))]
+
+    @torch.inference_mode()
+    def score(self, sequences: Sequence[Forced]) -> list[float]:
+        """Natural log probability of each answer given its prompt, summed over its tokens."""
+        starts = range(0, len(sequences), SCORED_TOGETHER)
+        parts = (sequences[start : start + SCORED_TOGETHER] for start in starts)
+        return [likelihood for part in parts for likelihood in self._score(part)]
+
+    def _score(self, sequences: Sequence[Forced]) -> list[float]:
+        requests = [Request(s.prompt_ids + s.answer_ids, s.slot, 0) for s in sequences]
+        tokens_BT, mask_BT = self._left_padded(requests)
+        lengths_B = torch.tensor([len(s.answer_ids) for s in sequences], device=self.device)
+        width = int(lengths_B.max())
+        # Answers end together, and each token's logits stand one place before it.
+        logits_BAV = self._logits(requests, tokens_BT, mask_BT, DynamicCache(), keep=width + 1)
+        given_BA = _log_probabilities(logits_BAV[:, :-1], tokens_BT[:, -width:]).double()
+        is_answer_BA = torch.arange(width, device=self.device) >= width - lengths_B[:, None]
+        return given_BA.where(is_answer_BA, 0.0).sum(1).tolist()
 
     @torch.inference_mode()
     def logits(self, requests: Sequence[Request]) -> torch.Tensor:
         """Logits after the last token of each request, `[B, V]` fp32."""
-        return self._next_logits(requests, *self._left_padded(requests), DynamicCache())
+        return self._logits(requests, *self._left_padded(requests), DynamicCache())[:, -1]
 
     def canary(self, requests: Sequence[Request], reference: int = BASE_MEMBER) -> list[str]:
         """Names of hooked modules whose output is the same, for all requests, as with the member in
@@ -136,13 +164,15 @@ class TorchEngine:
             mask_BT[row, longest - len(request.token_ids) :] = 1
         return tokens_BT, mask_BT
 
-    def _next_logits(
+    def _logits(
         self,
         requests: Sequence[Request],
         tokens_BT: torch.Tensor,
         mask_BT: torch.Tensor,
         cache: DynamicCache,
+        keep: int = 1,
     ) -> torch.Tensor:
+        """Logits after the last `keep` tokens, `[B, keep, V]` fp32."""
         slots_B = torch.tensor([request.slot for request in requests], dtype=torch.int32)
         self.rows.set(slots_B.repeat_interleave(tokens_BT.shape[1]))
         positions_BT = (mask_BT.cumsum(1) - 1).clamp_min(0)[:, -tokens_BT.shape[1] :]
@@ -152,9 +182,9 @@ class TorchEngine:
             position_ids=positions_BT,
             past_key_values=cache,
             use_cache=True,
-            logits_to_keep=1,
+            logits_to_keep=keep,
         )
-        return output.logits[:, -1].float()
+        return output.logits.float()
 
     def _choose(
         self,
@@ -175,9 +205,11 @@ class TorchEngine:
         return logits_BV.argmax(dim=-1)
 
 
-def _log_probabilities(logits_BV: torch.Tensor, tokens_B: torch.Tensor) -> torch.Tensor:
-    """Natural log probability of each row's token, `[B]` fp32, from fp32 logits."""
-    return logits_BV.log_softmax(dim=-1).gather(1, tokens_B[:, None])[:, 0]
+def _log_probabilities(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """Natural log probability of each token, fp32 and shaped like `tokens`, from fp32 logits with
+    the vocabulary as one more dimension.
+    """
+    return logits.log_softmax(dim=-1).gather(-1, tokens[..., None])[..., 0]
 
 
 def _adder(site: Site) -> Callable[[torch.nn.Module, tuple[torch.Tensor, ...], torch.Tensor], None]:

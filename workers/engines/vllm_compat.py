@@ -3,7 +3,7 @@
 Tried with 0.31 on CPUs; the names used are the same from 0.30 to 0.32.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from packaging.version import Version
 from torch._dynamo import aot_compile_types
-from vllm import LLM, _custom_ops
+from vllm import LLM, RequestOutput, SamplingParams, _custom_ops
 from vllm.distributed import cleanup_dist_env_and_memory
+from vllm.inputs import TokensPrompt
 from vllm.model_executor.layers.linear import (
     ColumnParallelLinear,
     LinearBase,
@@ -205,6 +206,24 @@ class _PackedLater(_custom_ops.CPUDNNLGEMMHandler):
         del self.made
 
 
+def stream(
+    llm: LLM, prompts: Sequence[TokensPrompt], parameters: Sequence[SamplingParams]
+) -> Iterator[tuple[int, RequestOutput]]:
+    """What `LLM.generate` gives, each result with its prompt's place as soon as it is there.
+
+    Requests are made by vLLM itself, as `generate` makes them: in order, numbered one after the
+    other, with nothing before the end of each. To be run to its end: what is left would be among
+    the next call's results.
+    """
+    added = llm.enqueue(prompts, parameters, use_tqdm=False)
+    first = int(added[0].partition("-")[0]) if added else 0
+    while llm.llm_engine.has_unfinished_requests():
+        for output in llm.llm_engine.step():
+            assert isinstance(output, RequestOutput)
+            if output.finished:
+                yield int(output.request_id) - first, output
+
+
 def forget_prefixes(llm: LLM) -> None:
     """Empty the prefix cache; raises WorkerError if a request is still using it."""
     if not llm.reset_prefix_cache():
@@ -237,4 +256,5 @@ __all__ = [
     "replace_weights",
     "request_argument",
     "slices_of",
+    "stream",
 ]

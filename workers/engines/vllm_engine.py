@@ -2,6 +2,7 @@
 with every member of the population in one continuous batch.
 """
 
+import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import cast
@@ -20,13 +21,14 @@ from vllm.inputs import TokensPrompt
 
 from kernels.errors import WorkerError
 from workers.checkpoints import Checkpoint
-from workers.engines.base import Completion, EngineSpec, Request
+from workers.engines.base import Completion, EngineSpec, Forced, OnDone, Request
 from workers.engines.population_op import PopulationSettings, first_site, forget_sites
 from workers.engines.vllm_compat import (
     check_version,
     end_engine,
     forget_prefixes,
     is_in_process,
+    stream,
 )
 from workers.engines.vllm_worker import MEMBER_ARGUMENT, Columns
 from workers.layers import layer_names
@@ -151,15 +153,11 @@ class VllmEngine:
         del self.llm
         forget_sites(self.first_site)
 
-    def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
-        """Complete all requests, in order, in one batch."""
-        prompts = [
-            TokensPrompt(
-                prompt_token_ids=list(request.token_ids),
-                cache_salt="base" if request.slot == BASE_MEMBER else self.salts[request.slot],
-            )
-            for request in requests
-        ]
+    def generate(
+        self, requests: Sequence[Request], sampling: Sampling, on_done: OnDone | None = None
+    ) -> list[Completion]:
+        """Complete all requests, in order, in one batch; `on_done` hears of each as it ends."""
+        prompts = [self._prompt(request.token_ids, request.slot) for request in requests]
         parameters = [
             SamplingParams(
                 max_tokens=sampling.max_new_tokens,
@@ -174,16 +172,46 @@ class VllmEngine:
             )
             for request in requests
         ]
-        outputs = self.llm.generate(prompts, parameters, use_tqdm=False)
-        answers = [output.outputs[0] for output in outputs]
-        return [
-            Completion(
+        done: dict[int, Completion] = {}
+        for place, output in stream(self.llm, prompts, parameters):
+            answer = output.outputs[0]
+            done[place] = Completion(
                 tuple(answer.token_ids),
                 self.renderer.decode(answer.token_ids),
                 answer.cumulative_logprob,
             )
-            for answer in answers
+            if on_done is not None:
+                on_done(place, done[place])
+        return [done[place] for place in range(len(requests))]
+
+    def score(self, sequences: Sequence[Forced]) -> list[float]:
+        """Natural log probability of each answer given its prompt, summed over its tokens.
+
+        vLLM gives those of the prompt too, and reads no cached prefix for such a request. It draws
+        one token, which nobody asked for, so a sequence must be shorter than `max_model_len`.
+        """
+        prompts = [self._prompt(s.prompt_ids + s.answer_ids, s.slot) for s in sequences]
+        parameters = [
+            SamplingParams(
+                max_tokens=1,
+                temperature=0.0,
+                prompt_logprobs=0,  # zero others beside the token's own
+                detokenize=False,
+                extra_args={MEMBER_ARGUMENT: sequence.slot},
+            )
+            for sequence in sequences
         ]
+        sums: dict[int, float] = {}
+        for place, output in stream(self.llm, prompts, parameters):
+            answer_ids, rows = sequences[place].answer_ids, output.prompt_logprobs
+            assert rows is not None
+            pairs = zip(answer_ids, rows[-len(answer_ids) :], strict=True)
+            sums[place] = math.fsum(row[token].logprob for token, row in pairs if row is not None)
+        return [sums[place] for place in range(len(sequences))]
+
+    def _prompt(self, token_ids: Sequence[int], slot: int) -> TokensPrompt:
+        salt = "base" if slot == BASE_MEMBER else self.salts[slot]
+        return TokensPrompt(prompt_token_ids=list(token_ids), cache_salt=salt)
 
     def canary(self, requests: Sequence[Request], reference: int = BASE_MEMBER) -> list[str]:
         """Names of hooked modules whose output is the same, for all requests, as with the member in
