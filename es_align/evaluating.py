@@ -21,6 +21,7 @@ from es_align.scorecards import Scorecard, VerdictRow, figure_intervals, load_sc
 from es_align.space_checks import check_run_settings
 from es_align.targets import open_target, target_config
 from es_align.tasks import BENCHMARKS, HeldOut, make_heldout
+from rewards.registry import LOG_LIKELIHOOD
 from workers.protocol import Sampling
 
 # A prompt of IFEval has up to about 500 tokens; the default has no room for one and its answer.
@@ -93,9 +94,9 @@ def evaluate(
     validate(settings, is_begun=is_run, is_trained=False)
     heldout = make_heldout(settings.task)
     check_columns(settings, heldout.prompts[0].columns)
-    scorecard = (
-        load_scorecard(heldout.name, settings.task.path) if heldout.name in BENCHMARKS else None
-    )
+    # Nothing is written where references are given, so there is no accuracy.
+    has_figures = heldout.name in BENCHMARKS and not _is_given(settings)
+    scorecard = load_scorecard(heldout.name, settings.task.path) if has_figures else None
     opened = open_target(target, settings, generation)
     at, started = opened.generation or 0, time.perf_counter()
     with make_pool(
@@ -161,9 +162,14 @@ def _on_task(own: Config, name: str | None) -> Config:
     tree["evaluation"] |= {"task": None, "max_new_tokens": None}
     deadline_s = max(own.workers.chunk_deadline_s, DEADLINE_S_PER_TOKEN * new_tokens)
     tree["workers"] |= {"max_model_len": longest, "chunk_deadline_s": deadline_s}
-    if is_other:
+    if is_other or (tested.name in BENCHMARKS and _is_given(own)):
         tree["reward"] = []
     return Config.model_validate(tree)
+
+
+def _is_given(config: Config) -> bool:
+    """Whether the reward is the likelihood of a reference, for which no answer is written."""
+    return any(reward.name == LOG_LIKELIHOOD for reward in config.reward)
 
 
 def _detail_rows(

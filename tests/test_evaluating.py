@@ -232,3 +232,29 @@ def test_training_on_ifeval_is_refused_before_a_folder_is_made(tiny_config, data
     with pytest.raises(ConfigError, match="has no training split"):
         train(config, run_dir=tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_trained_on_likelihood_and_tested_by_answers(workers_here, data, tiny_config, tmp_path):
+    rows = [{"question": f"{n} + 2?", "answer": f"#### {n + 2}"} for n in range(16)]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "test.jsonl").write_bytes((data / "test.jsonl").read_bytes())
+    config = apply_overrides(
+        tiny_config,
+        [
+            "task.name=gsm8k",
+            f"task.path={tmp_path}",
+            "reward=log_likelihood",
+            "evaluation.task.name=gsm8k",
+            "evaluation.task.num_heldout=0",
+            f"evaluation.task.path={tmp_path}",
+            "evaluation.max_new_tokens=4",
+        ],
+    )
+    with workers_here():
+        result = train(config, run_dir=tmp_path / "run")
+        again = evaluate(str(tmp_path / "run"))
+    assert (result.baseline.n, set(result.baseline.metrics)) == (5, {"strict", "flexible"})
+    assert 0.0 <= result.baseline.pass_rate <= 1.0
+    assert (again.reward, again.figures["strict"]) == (result.best.reward, result.best.pass_rate)
+    trained = [row for row in read(tmp_path / "run" / "metrics.jsonl") if "reward/mean" in row]
+    assert all(row["reward/mean"] < 0 for row in trained)  # a log probability
