@@ -268,7 +268,14 @@ def heldout_new_tokens(config: "Config") -> int:
         return evaluation.max_new_tokens
     if evaluation.task is None:
         return config.max_new_tokens
-    return NEW_TOKENS[evaluation.task.name]
+    return usual_new_tokens(evaluation.task.name, has_kinds=bool(evaluation.task.kinds))
+
+
+def usual_new_tokens(task_name: str, *, has_kinds: bool = False) -> int:
+    """Length of an answer where no configuration says one, in tokens."""
+    if task_name == "instructions" and has_kinds:
+        return NEW_TOKENS_OF_KINDS
+    return NEW_TOKENS[task_name]
 
 
 def pass_k(objective: str) -> int | None:
@@ -337,10 +344,11 @@ class Config(Section):
         if isinstance(task, TaskConfig):
             task = {"name": task.name, "kinds": task.kinds}
         # A section of the wrong kind is told about by its own check, not here.
-        name = str(task.get("name", "instructions")) if isinstance(task, Mapping) else ""
-        length = NEW_TOKENS.get(name, 40)
-        if name == "instructions" and isinstance(task, Mapping) and task.get("kinds"):
-            length = NEW_TOKENS_OF_KINDS
+        fields = task if isinstance(task, Mapping) else {}
+        name = str(fields.get("name", "instructions"))
+        length = usual_new_tokens(
+            name if name in NEW_TOKENS else "instructions", has_kinds=bool(fields.get("kinds"))
+        )
         return {**data, "max_new_tokens": length}
 
     @model_validator(mode="before")

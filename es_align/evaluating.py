@@ -5,7 +5,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from es_align.config import NEW_TOKENS, Config, TaskConfig, heldout_new_tokens, heldout_task
+from es_align.config import (
+    NEW_TOKENS,
+    Config,
+    TaskConfig,
+    heldout_new_tokens,
+    heldout_task,
+    usual_new_tokens,
+)
 from es_align.config_loading import apply_overrides
 from es_align.errors import ConfigError
 from es_align.evaluation import evaluation_of, mean_evaluation, pass_rates_at
@@ -153,7 +160,7 @@ def _on_task(own: Config, name: str | None) -> Config:
         tested = TaskConfig.model_validate(
             {"name": name, "seed": tested.seed, "system_prompt": tested.system_prompt}
         )
-        is_other, new_tokens = True, NEW_TOKENS[name]
+        is_other, new_tokens = True, usual_new_tokens(name)
     task = tested.model_dump(mode="json")
     if tested.name in BENCHMARKS:
         task["num_heldout"] = 0
