@@ -84,6 +84,9 @@ class TaskConfig(Section):
     """Seed of the prompts, apart from the run's, so that several runs share held-out prompts."""
     system_prompt: str | None = None
     """Replaces the chat template's default system prompt."""
+    num_fewshot: Annotated[int, Field(ge=0)] = 0
+    """gsm8k: solved problems of the training split before each question, as turns of the chat; the
+    same ones every time, and none that is trained on."""
 
     @field_validator("kinds", mode="before")
     @classmethod
@@ -96,6 +99,15 @@ class TaskConfig(Section):
         if isinstance(data, Mapping) and data.get("name") == "ifeval":
             return {"num_heldout": 0, **data}
         return data
+
+    @model_validator(mode="after")
+    def _has_shots(self) -> "TaskConfig":
+        if self.num_fewshot and self.name != "gsm8k":
+            raise ValueError(
+                f"num_fewshot={self.num_fewshot}: {self.name} has no solved examples to show; "
+                "leave it out, only gsm8k has"
+            )
+        return self
 
     @model_validator(mode="after")
     def _all_is_a_number(self) -> "TaskConfig":

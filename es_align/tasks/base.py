@@ -152,12 +152,16 @@ def shuffled(num: int, seed: int, purpose: Purpose, *counter: int) -> np.ndarray
     return np.argsort(words, kind="stable")
 
 
-def make_messages(text: str, system_prompt: str | None) -> tuple[Mapping[str, str], ...]:
-    """The chat of one question, after the system prompt if there is one."""
-    user = {"role": "user", "content": text}
-    if system_prompt is None:
-        return (user,)
-    return ({"role": "system", "content": system_prompt}, user)
+def make_messages(
+    text: str, system_prompt: str | None, shots: Sequence[tuple[str, str]] = ()
+) -> tuple[Mapping[str, str], ...]:
+    """The chat of one question, after the system prompt if there is one, and after `shots`:
+    questions and their answers, as turns that were taken before.
+    """
+    turns = [("system", system_prompt)] if system_prompt is not None else []
+    for question, answer in shots:
+        turns += [("user", question), ("assistant", answer)]
+    return tuple({"role": role, "content": said} for role, said in [*turns, ("user", text)])
 
 
 def did_you_mean(value: str, names: Iterable[str]) -> str:

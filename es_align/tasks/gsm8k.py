@@ -2,8 +2,9 @@
 
 Rows come from `task.path` (train.jsonl and test.jsonl, one {"question", "answer"} a line, the
 answer ending `#### n`) or from the Hugging Face hub. Training prompts are drawn from the train
-split and held-out prompts from the test split, by `task.seed`. Prompts are zero-shot and ask for
-`#### n`. Column `index` is the row of the split, from 0.
+split and held-out prompts from the test split, by `task.seed`. Prompts ask for `#### n`, after
+`task.num_fewshot` solved problems of the train split as turns of the chat (none by default).
+Column `index` is the row of the split, from 0.
 """
 
 import re
@@ -51,20 +52,24 @@ def make_gsm8k(config: TaskConfig, *, seed: int, prompts_per_generation: int) ->
             f"gsm8k: {len(shared)} test question(s) stand in the train split too, such as "
             f"{shared[0][:60]!r}; remove them from one of the two"
         )
+    shots = _shots(train, config)
     return PromptTask(
         "gsm8k",
         "gsm8k",
-        train=_draw("train", train, config.num_train, config),
-        heldout=_draw("heldout", heldout, config.num_heldout, config),
+        train=_draw("train", train, config.num_train, config, shots),
+        heldout=_draw("heldout", heldout, config.num_heldout, config, shots),
         seed=seed,
         prompts_per_generation=prompts_per_generation,
     )
 
 
 def heldout_problems(config: TaskConfig) -> list[Prompt]:
-    """The held-out prompts alone, of a folder or of one file; raises DataError as `make_gsm8k`."""
+    """The held-out prompts alone, of a folder or, without shots, of one file; raises DataError as
+    `make_gsm8k`.
+    """
     problems = load_problems(config.path, "heldout")
-    return _draw("heldout", problems, config.num_heldout, config)
+    shots = _shots(load_problems(config.path, "train"), config) if config.num_fewshot else []
+    return _draw("heldout", problems, config.num_heldout, config, shots)
 
 
 def load_problems(path: str | None, split: Split) -> list[Problem]:
@@ -106,8 +111,28 @@ def parse_problem(row: JsonValue, where: str) -> Problem:
     return Problem(question.strip(), target, answer.strip())
 
 
+def _shots(train: Sequence[Problem], config: TaskConfig) -> list[tuple[str, str]]:
+    """Questions and solutions of `num_fewshot` problems that are not in the training pool."""
+    free = _order(len(train), "train", config)[config.num_train :]
+    if len(free) < config.num_fewshot:
+        raise DataError(
+            f"task.num_fewshot={config.num_fewshot}, but {FILES['train']} has {len(free)} "
+            f"problem(s) beside task.num_train={config.num_train}; lower one of the two"
+        )
+    chosen = [train[position] for position in free[: config.num_fewshot]]
+    return [(REQUEST.format(question=shot.question), shot.solution) for shot in chosen]
+
+
+def _order(num_problems: int, split: Split, config: TaskConfig) -> list[int]:
+    return shuffled(num_problems, config.seed, Purpose.DATA, split == "heldout").tolist()
+
+
 def _draw(
-    split: Split, problems: Sequence[Problem], num_prompts: int, config: TaskConfig
+    split: Split,
+    problems: Sequence[Problem],
+    num_prompts: int,
+    config: TaskConfig,
+    shots: Sequence[tuple[str, str]],
 ) -> list[Prompt]:
     """So many problems of a split as prompts; 0: all."""
     if len(problems) < max(num_prompts, 1):
@@ -117,13 +142,12 @@ def _draw(
             if problems
             else f"{FILES[split]} has no problems and task.num_{split}={num_prompts}; add rows"
         )
-    order = shuffled(len(problems), config.seed, Purpose.DATA, split == "heldout")
-    chosen = [int(position) for position in order[: num_prompts if num_prompts else None]]
+    chosen = _order(len(problems), split, config)[: num_prompts if num_prompts else None]
     return [
         Prompt(
             prompt_id=f"{split}/{index}",
             messages=make_messages(
-                REQUEST.format(question=problems[position].question), config.system_prompt
+                REQUEST.format(question=problems[position].question), config.system_prompt, shots
             ),
             columns={
                 "answer": problems[position].target,

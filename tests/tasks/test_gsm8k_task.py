@@ -3,9 +3,10 @@
 import json
 
 import pytest
+from pydantic import ValidationError
 
 from es_align.config import TaskConfig
-from es_align.tasks import make_task, rows
+from es_align.tasks import make_heldout, make_task, rows
 from es_align.tasks.gsm8k import read_problems
 from kernels.errors import DataError
 
@@ -51,6 +52,36 @@ def test_a_subset_is_fixed_by_the_tasks_seed(folder):
     assert first.heldout == again.heldout
     assert first.heldout != other.heldout
     assert make(folder, num_train=30, num_heldout=8).heldout[:4] == first.heldout
+
+
+def test_shots_are_solved_problems_that_are_never_asked(folder):
+    task = make(folder, num_train=20, num_heldout=12, num_fewshot=3, system_prompt="Be brief.")
+    plain = make(folder, num_train=20, num_heldout=12, system_prompt="Be brief.")
+    shots = task.train[0].messages[1:-1]
+    assert [turn["role"] for turn in shots] == ["user", "assistant"] * 3
+    asked = {prompt.messages[-1]["content"] for prompt in task.train}
+    for question, answer in zip(shots[::2], shots[1::2], strict=True):
+        assert question["content"] not in asked
+        number = int(question["content"].split()[1]) + 1  # "train 7 + 1?"
+        assert answer["content"] == f"Add.\n#### {number}"
+    everywhere = [*task.train, *task.heldout]
+    assert all(prompt.messages[1:-1] == shots for prompt in everywhere)
+    # What is asked does not depend on what is shown.
+    for shown, bare in zip(everywhere, [*plain.train, *plain.heldout], strict=True):
+        assert (shown.messages[0], shown.messages[-1]) == bare.messages
+
+
+def test_heldout_prompts_alone_have_the_same_shots(folder):
+    config = TaskConfig(name="gsm8k", path=str(folder), num_train=20, num_heldout=12, num_fewshot=2)
+    task = make_task(config, seed=0, prompts_per_generation=4)
+    assert make_heldout(config).prompts == task.heldout
+
+
+def test_shots_that_are_not_there_are_refused(folder):
+    with pytest.raises(DataError, match=r"num_fewshot=5, but train\.jsonl has 2 .*num_train=28"):
+        make(folder, num_train=28, num_heldout=4, num_fewshot=5)
+    with pytest.raises(ValidationError, match="letters has no solved examples"):
+        TaskConfig(name="letters", num_fewshot=1)
 
 
 @pytest.mark.parametrize(
