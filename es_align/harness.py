@@ -4,20 +4,24 @@
 
 The harness has no entry point for models, so `es-align lm-eval` imports this module, which
 registers the model, and then is the harness's own command; a script may import it and call
-`lm_eval.simple_evaluate`. Nothing else imports lm_eval. Left out: log-likelihoods, so no
-multiple-choice tasks.
+`lm_eval.simple_evaluate`. Nothing else imports lm_eval.
 """
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple
 
 from lm_eval.api.instance import Instance  # pyright: ignore[reportMissingImports]
-from lm_eval.api.model import LM  # pyright: ignore[reportMissingImports]
+from lm_eval.api.model import TemplateLM  # pyright: ignore[reportMissingImports]
 from lm_eval.api.registry import register_model  # pyright: ignore[reportMissingImports]
+from lm_eval.utils import (  # pyright: ignore[reportMissingImports]
+    get_rolling_token_windows,
+    make_disjoint_window,
+)
 
 from es_align.errors import ConfigError
 from es_align.texts import TextEngine
+from workers.references import end_token
 
 DEFAULT_NEW_TOKENS = 256  # the harness's own, where a task names no length
 LENGTH_NAMES = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
@@ -35,7 +39,7 @@ class Generation(NamedTuple):
 
 
 @register_model("es_align")
-class EsAlignModel(LM):
+class EsAlignModel(TemplateLM):
     """An es-align engine as the harness sees it."""
 
     def __init__(
@@ -80,15 +84,46 @@ class EsAlignModel(LM):
                 self.cache_hook.add_partial("generate_until", requests[place].args, answer)
         return answers
 
-    def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
-        """Not there yet: raises ConfigError."""
-        del requests
-        _refuse_likelihood("loglikelihood")
+    def _loglikelihood_tokens(
+        self, requests: list[tuple[tuple[str, str], list[int], list[int]]], **_: object
+    ) -> list[tuple[float, bool]]:
+        """Of contexts and continuations, which `TemplateLM.loglikelihood` has cut into tokens."""
+        found = self._engine.likelihoods([(context, answer) for _, context, answer in requests])
+        for (key, _, _), likelihood in zip(requests, found, strict=True):
+            self.cache_hook.add_partial("loglikelihood", key, likelihood)
+        return found
 
-    def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
-        """Not there yet: raises ConfigError."""
-        del requests
-        _refuse_likelihood("loglikelihood_rolling")
+    def loglikelihood_rolling(
+        self, requests: list[Instance], disable_tqdm: bool = False
+    ) -> list[float]:
+        """Of whole texts, in windows that do not overlap, each after one token of context."""
+        del disable_tqdm
+        totals = []
+        for request in requests:
+            windows = get_rolling_token_windows(
+                token_list=self.tok_encode(request.args[0], add_special_tokens=False),
+                prefix_token=self.prefix_token_id,
+                max_seq_len=self._engine.longest_scored - 1,
+                context_len=1,
+            )
+            parts = self._engine.likelihoods([make_disjoint_window(window) for window in windows])
+            totals.append(sum(total for total, _ in parts))
+            self.cache_hook.add_partial("loglikelihood_rolling", request.args, totals[-1])
+        return totals
+
+    @property
+    def eot_token_id(self) -> int:
+        """What ends a text, and stands before one that has no context."""
+        return end_token(self._engine.renderer)
+
+    def tok_encode(
+        self, string: str, add_special_tokens: bool | None = None, **_: object
+    ) -> list[int]:
+        """Token ids; None: the model's first token, unless the text begins with it."""
+        if add_special_tokens is None:
+            return list(self._engine.tokens(string))
+        tokenizer = self._engine.renderer.tokenizer
+        return tokenizer.encode(string, add_special_tokens=add_special_tokens)
 
     @property
     def tokenizer_name(self) -> str:
@@ -134,10 +169,3 @@ def read_generation(asked: Mapping[str, object]) -> Generation:
 def _items(value: object) -> Sequence[object]:
     assert isinstance(value, Sequence)
     return value
-
-
-def _refuse_likelihood(name: str) -> NoReturn:
-    raise ConfigError(
-        f"model es_align has no {name} yet, which multiple-choice and perplexity tasks need; "
-        "choose tasks that generate, such as gsm8k and ifeval"
-    )

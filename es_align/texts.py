@@ -17,6 +17,7 @@ from es_align.space_checks import check_run_settings
 from es_align.targets import open_target, target_config
 from workers.evaluator import Evaluator, request_seed
 from workers.protocol import Prompt, Sampling
+from workers.references import ROOM
 from workers.rendering import Renderer
 
 MODEL_LENGTH = 2048
@@ -51,6 +52,31 @@ class TextEngine:
     def renderer(self) -> Renderer:
         """The model's chat template and tokeniser."""
         return self._evaluator.renderer
+
+    def likelihoods(
+        self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]
+    ) -> list[tuple[float, bool]]:
+        """Of each prompt and answer in token ids: natural log probability of the answer, summed,
+        and whether greedy decoding would write it.
+
+        Of what is too long the prompt's beginning is cut off. Raises ConfigError if the context has
+        no room for an answer behind one token.
+        """
+        room = self.longest_scored
+        longest = max((len(answer) for _, answer in pairs), default=0)
+        if longest >= room:
+            raise ConfigError(
+                f"an answer of {longest} tokens does not fit max_model_len={self.max_model_len}; "
+                f"set max_model_len={longest + ROOM + 1} or more"
+            )
+        given = [(tuple(prompt)[len(answer) - room :], tuple(answer)) for prompt, answer in pairs]
+        found = self._evaluator.likelihoods(given, self._member)
+        return [(likelihood.total, likelihood.is_greedy) for likelihood in found]
+
+    @property
+    def longest_scored(self) -> int:
+        """Tokens of a prompt and an answer together that `likelihoods` takes."""
+        return self.max_model_len - ROOM
 
     def tokens(self, text: str) -> tuple[int, ...]:
         """Token ids, after the model's first token if the text does not begin with it."""

@@ -117,12 +117,53 @@ metric_list:
     assert samples[0]["resps"] == [ours]
 
 
-def test_likelihoods_say_what_to_do(harness):
-    model = harness.EsAlignModel(
-        target="tiny", precision="fp32", engine="torch", **{"workers.cpus": 1}
+def test_likelihoods_of_texts_are_those_of_their_tokens(engine, monkeypatch):
+    prompt, answer = engine.tokens("One two"), engine.tokens(" three")
+    ((total, is_greedy),) = engine.likelihoods([(prompt, answer)])
+    assert total < 0 and is_greedy is False
+    # A prompt that is too long loses its beginning.
+    monkeypatch.setattr(engine, "max_model_len", len(answer) + 3)
+    ((cut, _),) = engine.likelihoods([((*prompt, *prompt), answer)])
+    ((short, _),) = engine.likelihoods([(prompt[-2:], answer)])
+    assert cut == pytest.approx(short, abs=1e-4)
+    monkeypatch.setattr(engine, "max_model_len", len(answer) + 1)
+    with pytest.raises(ConfigError, match=f"set max_model_len={len(answer) + 2} or more"):
+        engine.likelihoods([(prompt, answer)])
+
+
+def test_the_harness_gets_likelihoods(harness, engine):
+    from lm_eval.api.instance import Instance
+
+    def ask(kind, *arguments):
+        return Instance(request_type=kind, doc={}, arguments=arguments, idx=0)
+
+    def ours(prompt, answer):
+        ((total, _),) = engine.likelihoods([(prompt, answer)])
+        return total
+
+    settings = {"workers.cpus": 1, "max_model_len": 16}
+    model = harness.EsAlignModel(target="tiny", precision="fp32", engine="torch", **settings)
+    asked = [ask("loglikelihood", "One two ", "three"), ask("loglikelihood", "", "three")]
+    found = model.loglikelihood(asked, disable_tqdm=True)
+    context, whole = engine.tokens("One two"), engine.tokens("One two three")
+    assert found[0][0] == pytest.approx(ours(context, whole[len(context) :]), abs=1e-4)
+
+    # A text of several windows: each token once, after all that its window has room for.
+    text = "one two three four five six seven eight nine ten eleven twelve"
+    (rolled,) = model.loglikelihood_rolling([ask("loglikelihood_rolling", text)])
+    tokens = engine.renderer.tokenizer.encode(text, add_special_tokens=False)
+    size = model._engine.longest_scored - 1
+    before = (model.prefix_token_id, *tokens)
+    assert len(tokens) > size
+    starts = range(0, len(tokens), size)
+    ends = [min(start + size, len(tokens)) for start in starts]
+    expected = sum(
+        ours(before[max(0, end - size) : start + 1], tokens[start:end])
+        for start, end in zip(starts, ends, strict=True)
     )
-    for ask in (model.loglikelihood, model.loglikelihood_rolling):
-        with pytest.raises(ConfigError, match="choose tasks that generate"):
-            ask([])
+    assert rolled == pytest.approx(expected, abs=1e-3)
+
+
+def test_a_model_without_a_target_says_what_to_write(harness):
     with pytest.raises(ConfigError, match="target=RUN"):
         harness.EsAlignModel()

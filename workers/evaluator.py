@@ -24,7 +24,7 @@ from rewards.scoring import DEFAULT_LIMIT_S, Scorer
 from rewards.specs import RewardSpec, num_together
 from workers.answers import Answered, chunk_result
 from workers.checkpoints import Checkpoint
-from workers.engines.base import Completion, Engine, EngineSpec, Forced, Request
+from workers.engines.base import Completion, Engine, EngineSpec, Forced, Likelihood, Request
 from workers.layers import PerturbedLayer, save_factors
 from workers.means import Means, MeanSettings
 from workers.members import Members, NoiseMembers
@@ -157,13 +157,13 @@ class Evaluator:
             for slot, prompt_id, _ in _asked(chunk)
         ]
         started = time.perf_counter()
-        sums = self.engine.score(sequences)
+        likelihoods = self.engine.score(sequences)
         scored = time.perf_counter()
         return Answered(
             [Completion((), self.renderer.decode(s.answer_ids)) for s in sequences],
             [
-                likelihood_score(total, len(sequence.answer_ids), reward)
-                for sequence, total in zip(sequences, sums, strict=True)
+                likelihood_score(likelihood.total, len(sequence.answer_ids), reward)
+                for sequence, likelihood in zip(sequences, likelihoods, strict=True)
             ],
             num_prompt_tokens=sum(len(s.prompt_ids) + len(s.answer_ids) for s in sequences),
             generate_s=scored - started,
@@ -199,6 +199,15 @@ class Evaluator:
         slot = BASE_MEMBER if member is None else 0
         requests = [Request(ids, slot, seed) for ids, seed in zip(prompts, seeds, strict=True)]
         return self.engine.generate(requests, sampling)
+
+    def likelihoods(
+        self, pairs: Sequence[tuple[tuple[int, ...], tuple[int, ...]]], member: Members | None
+    ) -> list[Likelihood]:
+        """How likely one model holds each answer after its prompt, token ids of any origin."""
+        if member is not None:
+            self._install(member)
+        slot = BASE_MEMBER if member is None else 0
+        return self.engine.score([Forced(prompt, answer, slot) for prompt, answer in pairs])
 
     def catch_up(self, moves: Sequence[Move]) -> None:
         """Make the run's moves so far; with none the engine holds the mean's own start."""

@@ -18,7 +18,7 @@ from es_align.run_folder import RunFolder
 from es_align.spaces import Space, make_space
 from kernels.errors import DataError, WorkerError
 from rewards.specs import RewardSpec
-from workers.engines.base import EngineSpec, Forced
+from workers.engines.base import EngineSpec, Forced, Request
 from workers.engines.torch_engine import TorchEngine
 from workers.evaluator import Evaluator, WorkerSpec
 from workers.layers import save_factors
@@ -91,7 +91,7 @@ def test_a_mixed_batch_is_scored_as_transformers_scores_each_alone(
     engine.set_members(vectors_MD)
     slots = [BASE_MEMBER, *range(MEMBERS)]
     sequences = forced(renderer, slots)
-    got = np.array(engine.score(sequences))
+    got = np.array([likelihood.total for likelihood in engine.score(sequences)])
     changes = [{}, *(dict(space.lora(vector_D)) for vector_D in vectors_MD)]
     expected = [plain(model_path, s, changes[s.slot + 1]) for s in sequences]
     assert got == pytest.approx(expected, abs=SUM_TOLERANCE)
@@ -111,7 +111,24 @@ def test_sequences_beyond_one_batch_keep_their_order(
 ) -> None:
     engine.set_members(np.zeros((1, space.dimension), dtype=np.float32))
     three = forced(renderer, [0])
-    assert engine.score(three * 14) == pytest.approx(engine.score(three) * 14, abs=SUM_TOLERANCE)
+    many, few = ([found.total for found in engine.score(s)] for s in (three * 14, three))
+    assert many == pytest.approx(few * 14, abs=SUM_TOLERANCE)
+
+
+def test_what_greedy_decoding_writes_is_greedy(
+    engine: TorchEngine, space: Space, renderer: Renderer
+) -> None:
+    engine.set_members(np.zeros((1, space.dimension), dtype=np.float32))
+    given = forced(renderer, [0])
+    requests = [Request(sequence.prompt_ids, 0, 0) for sequence in given]
+    written = engine.generate(requests, Sampling(4, ignore_eos=True))
+    own = [Forced(s.prompt_ids, a.token_ids, 0) for s, a in zip(given, written, strict=True)]
+    assert [found.is_greedy for found in engine.score(own)] == [True] * len(own)
+    spoilt = [s._replace(answer_ids=(*s.answer_ids[:-1], s.answer_ids[-1] ^ 1)) for s in own]
+    # Answers of different lengths share a batch: what is padding counts for neither.
+    shorter = [s._replace(answer_ids=s.answer_ids[: n + 1]) for n, s in enumerate(own)]
+    found = [likelihood.is_greedy for likelihood in engine.score([*spoilt, *shorter])]
+    assert found == [False] * len(own) + [True] * len(own)
 
 
 PROMPTS = [

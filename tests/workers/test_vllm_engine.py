@@ -174,7 +174,7 @@ def test_a_given_answer_is_scored_as_its_member_drew_it(case: Case) -> None:
             Forced(request.token_ids, answer.token_ids, slot)
             for request, answer, slot in zip(requests, answers, slots, strict=True)
         ]
-        return np.array(case.engine.score(given))
+        return np.array([likelihood.total for likelihood in case.engine.score(given)])
 
     drawn = np.array([answer.log_likelihood for answer in answers])
     slots = [request.slot for request in requests]

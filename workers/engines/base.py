@@ -44,6 +44,13 @@ class Forced(NamedTuple):
     slot: int  # as of a `Request`
 
 
+class Likelihood(NamedTuple):
+    """What an engine says of a given answer."""
+
+    total: float  # natural log probability given the prompt, summed over the tokens
+    is_greedy: bool  # whether each token is the likeliest one: what greedy decoding would write
+
+
 @dataclass(frozen=True, slots=True)
 class EngineSpec:
     """Everything an engine needs to start; the same on every worker."""
@@ -85,8 +92,8 @@ class Engine(Protocol):
         """Complete all requests, in order, in one batch; `on_done` hears of each as it ends."""
         ...
 
-    def score(self, sequences: Sequence[Forced]) -> list[float]:
-        """Natural log probability of each answer given its prompt, summed over its tokens.
+    def score(self, sequences: Sequence[Forced]) -> list[Likelihood]:
+        """How likely each answer is after its prompt, which must not be empty.
 
         Nothing is generated: one forward of prompt and answer together.
         """

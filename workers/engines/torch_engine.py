@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
 
 from kernels.errors import WorkerError
 from kernels.noise import Purpose, philox
-from workers.engines.base import Completion, EngineSpec, Forced, OnDone, Request
+from workers.engines.base import Completion, EngineSpec, Forced, Likelihood, OnDone, Request
 from workers.engines.population_op import RowMap, Site, first_site, forget_sites
 from workers.layers import load_factors
 from workers.members import Members
@@ -123,22 +123,26 @@ class TorchEngine:
         return [done[row] for row in range(len(requests))]
 
     @torch.inference_mode()
-    def score(self, sequences: Sequence[Forced]) -> list[float]:
-        """Natural log probability of each answer given its prompt, summed over its tokens."""
+    def score(self, sequences: Sequence[Forced]) -> list[Likelihood]:
+        """How likely each answer is after its prompt, which must not be empty."""
         starts = range(0, len(sequences), SCORED_TOGETHER)
         parts = (sequences[start : start + SCORED_TOGETHER] for start in starts)
         return [likelihood for part in parts for likelihood in self._score(part)]
 
-    def _score(self, sequences: Sequence[Forced]) -> list[float]:
+    def _score(self, sequences: Sequence[Forced]) -> list[Likelihood]:
         requests = [Request(s.prompt_ids + s.answer_ids, s.slot, 0) for s in sequences]
         tokens_BT, mask_BT = self._left_padded(requests)
         lengths_B = torch.tensor([len(s.answer_ids) for s in sequences], device=self.device)
         width = int(lengths_B.max())
         # Answers end together, and each token's logits stand one place before it.
         logits_BAV = self._logits(requests, tokens_BT, mask_BT, DynamicCache(), keep=width + 1)
-        given_BA = _log_probabilities(logits_BAV[:, :-1], tokens_BT[:, -width:]).double()
+        answers_BA = tokens_BT[:, -width:]
+        given_BA = _log_probabilities(logits_BAV[:, :-1], answers_BA).double()
+        is_greedy_BA = logits_BAV[:, :-1].argmax(-1) == answers_BA
         is_answer_BA = torch.arange(width, device=self.device) >= width - lengths_B[:, None]
-        return given_BA.where(is_answer_BA, 0.0).sum(1).tolist()
+        totals_B = given_BA.where(is_answer_BA, 0.0).sum(1)
+        are_greedy_B = (is_greedy_BA | ~is_answer_BA).all(1)
+        return list(map(Likelihood, totals_B.tolist(), are_greedy_B.tolist()))
 
     @torch.inference_mode()
     def logits(self, requests: Sequence[Request]) -> torch.Tensor:

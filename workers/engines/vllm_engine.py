@@ -21,7 +21,7 @@ from vllm.inputs import TokensPrompt
 
 from kernels.errors import WorkerError
 from workers.checkpoints import Checkpoint
-from workers.engines.base import Completion, EngineSpec, Forced, OnDone, Request
+from workers.engines.base import Completion, EngineSpec, Forced, Likelihood, OnDone, Request
 from workers.engines.population_op import PopulationSettings, first_site, forget_sites
 from workers.engines.vllm_compat import (
     check_version,
@@ -184,8 +184,8 @@ class VllmEngine:
                 on_done(place, done[place])
         return [done[place] for place in range(len(requests))]
 
-    def score(self, sequences: Sequence[Forced]) -> list[float]:
-        """Natural log probability of each answer given its prompt, summed over its tokens.
+    def score(self, sequences: Sequence[Forced]) -> list[Likelihood]:
+        """How likely each answer is after its prompt, which must not be empty.
 
         vLLM gives those of the prompt too, and reads no cached prefix for such a request. It draws
         one token, which nobody asked for, so a sequence must be shorter than `max_model_len`.
@@ -201,13 +201,17 @@ class VllmEngine:
             )
             for sequence in sequences
         ]
-        sums: dict[int, float] = {}
+        likelihoods: dict[int, Likelihood] = {}
         for place, output in stream(self.llm, prompts, parameters):
             answer_ids, rows = sequences[place].answer_ids, output.prompt_logprobs
             assert rows is not None
             pairs = zip(answer_ids, rows[-len(answer_ids) :], strict=True)
-            sums[place] = math.fsum(row[token].logprob for token, row in pairs if row is not None)
-        return [sums[place] for place in range(len(sequences))]
+            given = [row[token] for token, row in pairs if row is not None]
+            assert len(given) == len(answer_ids), "the first token of all has no likelihood"
+            likelihoods[place] = Likelihood(
+                math.fsum(token.logprob for token in given), all(token.rank == 1 for token in given)
+            )
+        return [likelihoods[place] for place in range(len(sequences))]
 
     def _prompt(self, token_ids: Sequence[int], slot: int) -> TokensPrompt:
         salt = "base" if slot == BASE_MEMBER else self.salts[slot]
