@@ -212,16 +212,20 @@ def stream(
     """What `LLM.generate` gives, each result with its prompt's place as soon as it is there.
 
     Requests are made by vLLM itself, as `generate` makes them: in order, numbered one after the
-    other, with nothing before the end of each. To be run to its end: what is left would be among
-    the next call's results.
+    other, with nothing before the end of each. What is left when the caller ends early is dropped,
+    or it would be among the next call's results.
     """
     added = llm.enqueue(prompts, parameters, use_tqdm=False)
     first = int(added[0].partition("-")[0]) if added else 0
-    while llm.llm_engine.has_unfinished_requests():
-        for output in llm.llm_engine.step():
-            assert isinstance(output, RequestOutput)
-            if output.finished:
-                yield int(output.request_id) - first, output
+    try:
+        while llm.llm_engine.has_unfinished_requests():
+            for output in llm.llm_engine.step():
+                assert isinstance(output, RequestOutput)
+                if output.finished:
+                    yield int(output.request_id) - first, output
+    finally:
+        if llm.llm_engine.has_unfinished_requests():
+            llm.llm_engine.abort_request(added, internal=True)
 
 
 def forget_prefixes(llm: LLM) -> None:
