@@ -131,7 +131,7 @@ def test_likelihoods_of_texts_are_those_of_their_tokens(engine, monkeypatch):
         engine.likelihoods([(prompt, answer)])
 
 
-def test_the_harness_gets_likelihoods(harness, engine):
+def test_the_harness_gets_likelihoods(harness, engine, monkeypatch):
     from lm_eval.api.instance import Instance
 
     def ask(kind, *arguments):
@@ -141,8 +141,9 @@ def test_the_harness_gets_likelihoods(harness, engine):
         ((total, _),) = engine.likelihoods([(prompt, answer)])
         return total
 
-    settings = {"workers.cpus": 1, "max_model_len": 16}
-    model = harness.EsAlignModel(target="tiny", precision="fp32", engine="torch", **settings)
+    settings = {"precision": "fp32", "engine": "torch", "workers.cpus": 1}
+    model = harness.EsAlignModel(target="tiny", **settings)
+    monkeypatch.setattr(model._engine, "max_model_len", 16)
     asked = [ask("loglikelihood", "One two ", "three"), ask("loglikelihood", "", "three")]
     found = model.loglikelihood(asked, disable_tqdm=True)
     context, whole = engine.tokens("One two"), engine.tokens("One two three")
