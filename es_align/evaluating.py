@@ -151,27 +151,35 @@ def _on_task(own: Config, name: str | None) -> Config:
     """The configuration with the task to be tested as its `task`, its whole test split if it has
     one. Another task than the trained one has its own reward and its own length of answer.
     """
-    tested, tree = heldout_task(own), own.model_dump(mode="json")
-    is_other = own.evaluation.task is not None
-    new_tokens = heldout_new_tokens(own)
-    if name is not None and name != tested.name:
-        if name not in NEW_TOKENS:
-            raise ConfigError(f"unknown task {name!r}; there are {', '.join(NEW_TOKENS)}")
-        tested = TaskConfig.model_validate(
-            {"name": name, "seed": tested.seed, "system_prompt": tested.system_prompt}
-        )
-        is_other, new_tokens = True, usual_new_tokens(name)
+    tested, new_tokens = _asked_task(own, name)
+    is_other, tree = tested is not own.task, own.model_dump(mode="json")
     task = tested.model_dump(mode="json")
     if tested.name in BENCHMARKS:
         task["num_heldout"] = 0
     longest = max(own.workers.max_model_len, MODEL_LENGTHS.get(tested.name, 0))
-    tree |= {"task": task, "max_new_tokens": new_tokens}
+    # No generation is drawn, so its size is nothing that this task could have too few prompts for.
+    tree |= {"task": task, "max_new_tokens": new_tokens, "prompts_per_generation": 1}
     tree["evaluation"] |= {"task": None, "max_new_tokens": None}
     deadline_s = max(own.workers.chunk_deadline_s, DEADLINE_S_PER_TOKEN * new_tokens)
     tree["workers"] |= {"max_model_len": longest, "chunk_deadline_s": deadline_s}
     if is_other or (tested.name in BENCHMARKS and _is_given(own)):
         tree["reward"] = []
     return Config.model_validate(tree)
+
+
+def _asked_task(own: Config, name: str | None) -> tuple[TaskConfig, int]:
+    """The task of that name, with the configuration's settings where it has any, and the length of
+    an answer; None is the one it is tested on. Raises ConfigError for an unknown name.
+    """
+    tested = heldout_task(own)
+    if name is None or name == tested.name:
+        return tested, heldout_new_tokens(own)
+    if name == own.task.name:
+        return own.task, own.max_new_tokens
+    if name not in NEW_TOKENS:
+        raise ConfigError(f"unknown task {name!r}; there are {', '.join(NEW_TOKENS)}")
+    other = {"name": name, "seed": tested.seed, "system_prompt": tested.system_prompt}
+    return TaskConfig.model_validate(other), usual_new_tokens(name)
 
 
 def _is_given(config: Config) -> bool:

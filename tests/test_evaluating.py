@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from es_align import evaluate, score, train
+from es_align import evaluate, evaluating, score, train
 from es_align.adapters import save_adapter
 from es_align.config import Config, TaskConfig, heldout_new_tokens
 from es_align.config_loading import apply_overrides, changed_fields
@@ -196,6 +196,35 @@ def test_a_run_is_tested_on_another_task(workers_here, data, tiny_config, tmp_pa
     with workers_here():
         own = evaluate(str(run), task="instructions", limit=2)
     assert (own.task, own.n) == ("instructions", 2)
+
+
+def test_the_trained_task_is_asked_as_it_was_trained(workers_here, data, tiny_config, tmp_path):
+    config = apply_overrides(
+        tiny_config,
+        [
+            "evaluation.task.name=ifeval",
+            f"evaluation.task.path={data}",
+            "evaluation.max_new_tokens=6",
+            "task.kinds=[punctuation:no_comma]",
+            "max_new_tokens=5",
+        ],
+    )
+    details = tmp_path / "d.jsonl"
+    with workers_here():
+        train(config, run_dir=tmp_path / "run")
+        own = evaluate(str(tmp_path / "run"), task="instructions", limit=2, details=details)
+    assert "followed" in own.metrics  # of instructions_mix, which task.kinds brings
+    assert own.tokens <= 2 * 5
+
+
+def test_a_task_with_fewer_prompts_than_a_generation_of_the_run(
+    workers_here, data, tiny_config, monkeypatch
+):
+    own = apply_overrides(tiny_config, ["prompts_per_generation=600", "task.num_train=600"])
+    monkeypatch.setattr(evaluating, "target_config", lambda _: own)
+    with workers_here():
+        result = evaluate("tiny", task="ifeval", data=data, overrides=["max_new_tokens=4"])
+    assert result.n == 3
 
 
 def test_a_longer_answer_and_the_data_are_checked_first(tiny_config, data, tmp_path):
