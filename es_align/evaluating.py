@@ -1,5 +1,7 @@
 """`es-align eval`: a run, a model or an adapter on a task's held-out prompts."""
 
+import json
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +21,7 @@ from es_align.evaluation import evaluation_of, mean_evaluation, pass_rates_at
 from es_align.pooling import make_pool
 from es_align.preflight import validate
 from es_align.progress import Reporter, SilentReporter
-from es_align.responses import check_details, write_details
+from es_align.responses import check_details, data_files, write_details
 from es_align.results import EvalResult
 from es_align.reward_checks import check_columns
 from es_align.rollout import Rollout, run_samples
@@ -46,7 +48,7 @@ class Draws:
 
     def check(self) -> None:
         """Raise ConfigError for what makes no sense."""
-        if self.temperature < 0 or self.samples < 1:
+        if not 0 <= self.temperature < math.inf or self.samples < 1:
             raise ConfigError(
                 f"temperature={self.temperature:g} and samples={self.samples}: use 0 or more, and "
                 "1 or more"
@@ -91,11 +93,12 @@ def evaluate(
     draws.check()
     is_run = RunFolder(Path(target)).has_run
     own = target_config(target)
-    last = [] if data is None else [f"task.path={data}"]
+    # Quoted, since overrides are YAML, where `#` begins a comment and `~` is nothing.
+    last = [] if data is None else [f"task.path={json.dumps(str(data), ensure_ascii=False)}"]
     last += [] if limit is None else [f"task.num_heldout={limit}"]
     settings = apply_overrides(_on_task(own, task), [*overrides, *last])
     if details is not None:
-        check_details(Path(details))
+        check_details(Path(details), data_files(settings.task.path))
     if is_run:
         check_run_settings(own, settings)
     validate(settings, is_begun=is_run, is_trained=False)

@@ -117,6 +117,7 @@ def test_means_and_pass_rates_leave_out_what_has_no_score():
     [
         ({"samples": 2}, "would give the same answer 2 times"),
         ({"temperature": -1.0}, "use 0 or more"),
+        ({"temperature": float("nan")}, "use 0 or more"),
         ({"task": "ifevil"}, "unknown task 'ifevil'"),
         ({"details": "no/where.jsonl"}, "no is no folder"),
         ({"generation": 3}, "tiny is no run"),
@@ -127,6 +128,23 @@ def test_mistakes_are_told_before_a_model_loads(data, asked, told):
     asked = {"task": "ifeval", "data": data, "overrides": HERE, **asked}
     with pytest.raises(ConfigError, match=told):
         evaluate("tiny", **asked)
+
+
+def test_details_do_not_replace_the_data(data):
+    file = data / "input_data.jsonl"
+    before = file.read_bytes()
+    for given in ({"data": data}, {"overrides": [*HERE, f"task.path={file}"]}):
+        with pytest.raises(ConfigError, match="is a file that is read"):
+            evaluate("tiny", **{"task": "ifeval", "details": file, "overrides": HERE, **given})
+    assert file.read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["a #b", "~", "[x]", "12", 'quo"te', "ü"])
+def test_a_place_of_data_is_no_yaml(monkeypatch, name):
+    monkeypatch.setattr(evaluating, "make_heldout", lambda task: pytest.fail(str(task.path)))
+    with pytest.raises(pytest.fail.Exception) as caught:
+        evaluate("tiny", task="ifeval", data=name, overrides=HERE)
+    assert str(caught.value) == name
 
 
 def test_an_adapter_is_evaluated_on_its_base(workers_here, data, tmp_path):
