@@ -57,7 +57,7 @@ def train(
     if not resume:
         space = config.space
         reporter.note(f"space: {space.kind}, basis {space.basis}, made once for the run folder")
-    run = (resume_run if resume else begin_run)(folder, config, model, task.train)
+    run = (resume_run if resume else begin_run)(folder, config, model, task)
     try:
         return run_training(run, task, model, reporter)
     finally:

@@ -1,5 +1,7 @@
 """`es-align eval`: a run, a model or an adapter on a task's held-out prompts."""
 
+import json
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +21,7 @@ from es_align.evaluation import evaluation_of, mean_evaluation, pass_rates_at
 from es_align.pooling import make_pool
 from es_align.preflight import validate
 from es_align.progress import Reporter, SilentReporter
-from es_align.responses import check_details, write_details
+from es_align.responses import check_details, data_files, write_details
 from es_align.results import EvalResult
 from es_align.reward_checks import check_columns
 from es_align.rollout import Rollout, run_samples
@@ -46,7 +48,7 @@ class Draws:
 
     def check(self) -> None:
         """Raise ConfigError for what makes no sense."""
-        if self.temperature < 0 or self.samples < 1:
+        if not 0 <= self.temperature < math.inf or self.samples < 1:
             raise ConfigError(
                 f"temperature={self.temperature:g} and samples={self.samples}: use 0 or more, and "
                 "1 or more"
@@ -91,11 +93,12 @@ def evaluate(
     draws.check()
     is_run = RunFolder(Path(target)).has_run
     own = target_config(target)
-    last = [] if data is None else [f"task.path={data}"]
+    # Quoted, since overrides are YAML, where `#` begins a comment and `~` is nothing.
+    last = [] if data is None else [f"task.path={json.dumps(str(data), ensure_ascii=False)}"]
     last += [] if limit is None else [f"task.num_heldout={limit}"]
     settings = apply_overrides(_on_task(own, task), [*overrides, *last])
     if details is not None:
-        check_details(Path(details))
+        check_details(Path(details), data_files(settings.task.path))
     if is_run:
         check_run_settings(own, settings)
     validate(settings, is_begun=is_run, is_trained=False)
@@ -151,27 +154,35 @@ def _on_task(own: Config, name: str | None) -> Config:
     """The configuration with the task to be tested as its `task`, its whole test split if it has
     one. Another task than the trained one has its own reward and its own length of answer.
     """
-    tested, tree = heldout_task(own), own.model_dump(mode="json")
-    is_other = own.evaluation.task is not None
-    new_tokens = heldout_new_tokens(own)
-    if name is not None and name != tested.name:
-        if name not in NEW_TOKENS:
-            raise ConfigError(f"unknown task {name!r}; there are {', '.join(NEW_TOKENS)}")
-        tested = TaskConfig.model_validate(
-            {"name": name, "seed": tested.seed, "system_prompt": tested.system_prompt}
-        )
-        is_other, new_tokens = True, usual_new_tokens(name)
+    tested, new_tokens = _asked_task(own, name)
+    is_other, tree = tested is not own.task, own.model_dump(mode="json")
     task = tested.model_dump(mode="json")
     if tested.name in BENCHMARKS:
         task["num_heldout"] = 0
     longest = max(own.workers.max_model_len, MODEL_LENGTHS.get(tested.name, 0))
-    tree |= {"task": task, "max_new_tokens": new_tokens}
+    # No generation is drawn, so its size is nothing that this task could have too few prompts for.
+    tree |= {"task": task, "max_new_tokens": new_tokens, "prompts_per_generation": 1}
     tree["evaluation"] |= {"task": None, "max_new_tokens": None}
     deadline_s = max(own.workers.chunk_deadline_s, DEADLINE_S_PER_TOKEN * new_tokens)
     tree["workers"] |= {"max_model_len": longest, "chunk_deadline_s": deadline_s}
     if is_other or (tested.name in BENCHMARKS and _is_given(own)):
         tree["reward"] = []
     return Config.model_validate(tree)
+
+
+def _asked_task(own: Config, name: str | None) -> tuple[TaskConfig, int]:
+    """The task of that name, with the configuration's settings where it has any, and the length of
+    an answer; None is the one it is tested on. Raises ConfigError for an unknown name.
+    """
+    tested = heldout_task(own)
+    if name is None or name == tested.name:
+        return tested, heldout_new_tokens(own)
+    if name == own.task.name:
+        return own.task, own.max_new_tokens
+    if name not in NEW_TOKENS:
+        raise ConfigError(f"unknown task {name!r}; there are {', '.join(NEW_TOKENS)}")
+    other = {"name": name, "seed": tested.seed, "system_prompt": tested.system_prompt}
+    return TaskConfig.model_validate(other), usual_new_tokens(name)
 
 
 def _is_given(config: Config) -> bool:

@@ -125,8 +125,15 @@ def gains(before: Evaluation, after: Evaluation, config: Config) -> tuple[Gain, 
 
 
 def best_of(evaluations: Sequence[Evaluation]) -> Evaluation:
-    """The one with the highest held-out reward, the earliest of equals."""
-    return max(evaluations, key=lambda evaluation: (evaluation.reward, -evaluation.generation))
+    """The one with the highest held-out reward, the earliest of equals; one without a score only
+    where none has one.
+    """
+
+    def rank(evaluation: Evaluation) -> tuple[float, int]:
+        reward = evaluation.reward
+        return reward if np.isfinite(reward) else -np.inf, -evaluation.generation
+
+    return max(evaluations, key=rank)
 
 
 def _mean(values: np.ndarray) -> float:

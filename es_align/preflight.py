@@ -13,7 +13,7 @@ from es_align.config import Config, StrategyConfig, heldout_new_tokens, pass_k
 from es_align.config_errors import nearest
 from es_align.errors import ConfigError, DataError, ModelError
 from es_align.layouts import GROUP_SIZES, Scheme, check_plain, check_precision, stored_scheme
-from es_align.reward_checks import check_rewards
+from es_align.reward_checks import check_reward_settings, check_rewards
 from es_align.space_checks import check_fused, check_read, check_space
 
 # Named here too because es_align.bundled, which builds them, imports torch; a test compares both.
@@ -36,7 +36,7 @@ ONLY_EGGROLL = ("optimizer", "noise", "noise_reuse")
 def validate(config: Config, *, is_begun: bool = False, is_trained: bool = True) -> None:
     """Refuse what cannot run on this machine.
 
-    A run that `is_begun` keeps the settings it has, even if its space reads one of them no more.
+    A run that `is_begun` keeps the settings it has, even if nothing reads one of them any more.
     Where nothing `is_trained`, no training data is looked for, and an adapter may be on a part of
     what vLLM computes together (see `es_align.targets`).
     Raises ConfigError, ModelError or DataError naming the value, the limit and the next step.
@@ -55,6 +55,7 @@ def validate(config: Config, *, is_begun: bool = False, is_trained: bool = True)
         check_fused(config, Path(config.model) if _is_folder(config.model) else None)
     if not is_begun:
         check_read(config.space)
+        check_reward_settings(config)
     if is_trained:
         _check_task_data(config)
     check_rewards(config)

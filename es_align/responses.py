@@ -20,8 +20,11 @@ from es_align.scorecards import (
     figure_intervals,
     load_scorecard,
 )
+from es_align.tasks import gsm8k, ifeval
 from es_align.tasks.rows import BadLine, decode_line, numbered_lines
 from rewards.base import JsonValue
+
+DATA_FILES = (*gsm8k.FILES.values(), ifeval.FILE)
 
 
 class Response(NamedTuple):
@@ -63,7 +66,7 @@ def score_responses(
     """
     file = Path(responses)
     if details is not None:
-        check_details(Path(details), inputs=[file, *([] if data is None else [Path(data)])])
+        check_details(Path(details), [file, *data_files(data)])
     scorecard = load_scorecard(task, None if data is None else str(data))
     given, bad = read_responses(file, scorecard, skip_bad=skip_bad)
     if not given:
@@ -113,6 +116,13 @@ def read_responses(
     return given, dict(bad)
 
 
+def data_files(path: str | Path | None) -> list[Path]:
+    """What may be read of a task's data: a file, or in a folder those of the benchmarks."""
+    if path is None:
+        return []
+    return [Path(path) / name for name in DATA_FILES] if Path(path).is_dir() else [Path(path)]
+
+
 def check_details(path: Path, inputs: Iterable[Path] = ()) -> None:
     """Refuse, with a ConfigError, a place where details cannot be written."""
     if path.is_dir():
@@ -121,7 +131,7 @@ def check_details(path: Path, inputs: Iterable[Path] = ()) -> None:
         raise ConfigError(f"details={path}: {path.parent} is no folder; make it first")
     for file in inputs:
         if path.exists() and file.exists() and path.samefile(file):
-            raise ConfigError(f"details={path} is the file that is read; name another one")
+            raise ConfigError(f"details={path} is a file that is read; name another one")
 
 
 def write_details(path: Path, rows: Iterable[Mapping[str, JsonValue]]) -> None:

@@ -7,7 +7,7 @@ neither its faults nor what it imports reach the driver.
 import functools
 import inspect
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
@@ -23,6 +23,7 @@ from rewards.models import check_reward_model
 from rewards.patterns import compile_pattern
 from rewards.processes import ProcessPool
 from rewards.registry import (
+    ISOLATED,
     LOG_LIKELIHOOD,
     MODEL_REWARDS,
     REWARD_MODEL,
@@ -53,6 +54,26 @@ def check_rewards(config: Config) -> None:
             check_reward_model(RewardModelOptions(**spec.options))  # pyright: ignore[reportArgumentType]
     _check_likelihood(config)
     _check_verdict(config)
+
+
+def check_reward_settings(config: Config) -> None:
+    """Refuse settings that a reward does not read; one that has its default is none."""
+    for reward, spec in zip(config.reward, reward_specs(config), strict=True):
+        unread = [] if spec.is_isolated else ["time_limit_s", "processes"]
+        unread += ["batch_size", "chat"] if spec.is_shipped else []
+        defaults = RewardConfig.model_fields
+        changed = [name for name in unread if getattr(reward, name) != defaults[name].default]
+        if changed:
+            raise ConfigError(
+                f"reward={spec.name} does not read {', '.join(changed)}: processes and limits are "
+                f"for {', '.join(sorted(ISOLATED))} and functions of yours, batches and chat for "
+                f"these functions; leave it out{_own_option(spec, changed)}"
+            )
+
+
+def _own_option(spec: RewardSpec, names: Sequence[str]) -> str:
+    known = _options(spec.name)
+    return "".join(f", or set options.{name}" for name in names if name in known)
 
 
 def check_columns(config: Config, columns: Columns) -> None:

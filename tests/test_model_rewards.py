@@ -97,3 +97,30 @@ def test_a_folder_is_named_from_its_root_for_workers(
     validate(config)
     check_columns(config, {})
     assert reward_specs(config)[0].options["model"] == os.path.realpath(judge)
+
+
+@pytest.mark.parametrize(
+    ("reward", "told"),
+    [
+        (
+            {"name": "gsm8k", "batch_size": 4, "chat": True, "processes": 2},
+            "reward=gsm8k does not read processes, batch_size, chat: ",
+        ),
+        ({"name": "math", "batch_size": 4}, "reward=math does not read batch_size: "),
+        (
+            {"name": "reward_model", "batch_size": 64},
+            "reward=reward_model does not read batch_size: processes and limits are for "
+            "json_schema, math, regex and functions of yours, batches and chat for these "
+            "functions; leave it out, or set options.batch_size",
+        ),
+    ],
+)
+def test_settings_that_a_reward_does_not_read_are_refused(
+    reward: dict, told: str, judge: Path
+) -> None:
+    options = {"options": {"model": str(judge)}} if reward["name"] == "reward_model" else {}
+    with pytest.raises(ConfigError) as caught:
+        validate(config_of(reward | options))
+    assert told in str(caught.value)
+    validate(config_of(reward | options), is_begun=True)
+    validate(config_of({"name": "math", "processes": 2, "time_limit_s": 3}))

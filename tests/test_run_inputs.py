@@ -1,8 +1,10 @@
 """What a run was given beside its configuration: kept in its folder, compared at a resume."""
 
+import copy
 import json
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
 
@@ -12,6 +14,8 @@ from transformers import AutoTokenizer
 from es_align import load_config, train
 from es_align.errors import RunFolderError
 from es_align.models import resolve_model
+from es_align.run_inputs import RunInputs, check_inputs, keep_inputs
+from es_align.tasks import make_task
 
 Here: TypeAlias = Callable[[], AbstractContextManager[None]]
 
@@ -62,3 +66,27 @@ def test_a_resume_with_another_rendering_is_refused(begun: Path) -> None:
     file.unlink()
     with pytest.raises(RunFolderError, match=r"prompt\.json is missing; restore it"):
         run(begun, generations=2, resume=True)
+
+
+@pytest.mark.parametrize("split", ["train", "heldout"])
+def test_a_resume_with_other_prompts_is_refused(tmp_path: Path, split: str) -> None:
+    config = load_config(TINY)
+    task = make_task(config.task, seed=0, prompts_per_generation=1)
+    prompts = list(getattr(task, split))
+    prompts[-1] = replace(prompts[-1], columns={**prompts[-1].columns, "topic": "another"})
+    changed = copy.copy(task)
+    setattr(changed, split, tuple(prompts))
+    model = resolve_model(config.model, config.precision)
+    inputs = RunInputs.of(config, model, task)
+    keep_inputs(tmp_path, inputs)
+    check_inputs(tmp_path, inputs)
+    with pytest.raises(RunFolderError, match="begun with other prompts, or other columns"):
+        check_inputs(tmp_path, RunInputs.of(config, model, changed))
+
+
+def test_a_run_from_before_the_digest_goes_on(begun: Path) -> None:
+    file = begun / "run" / "prompt.json"
+    kept = json.loads(file.read_text())
+    del kept["prompts_digest"]
+    file.write_text(json.dumps(kept))
+    run(begun, generations=2, resume=True)

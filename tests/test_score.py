@@ -158,8 +158,8 @@ def test_details_are_refused_before_anything_is_read(gsm8k, tmp_path):
     for details, told in (
         (tmp_path, "is a folder"),
         (tmp_path / "no" / "d", "is no folder; make it first"),
-        (file, "is the file that is read"),
-        (gsm8k, "is the file that is read"),
+        (file, "is a file that is read"),
+        (gsm8k, "is a file that is read"),
     ):
         with pytest.raises(ConfigError, match=told):
             score_responses("gsm8k", file, data=gsm8k, details=details)
@@ -193,3 +193,10 @@ def test_the_command_has_the_figures_at_the_top_and_imports_nothing_heavy(gsm8k,
     assert said.returncode == 2 and said.stdout == ""
     assert said.stderr.startswith("error: ") and "test.jsonl, line 1: key=None" in said.stderr
     assert said.stderr.splitlines()[-1] == "set()"
+
+
+def test_details_do_not_replace_the_data_of_a_folder(gsm8k, tmp_path):
+    responses = write(tmp_path / "r.jsonl", [{"index": 0, "response": "#### 1"}])
+    with pytest.raises(ConfigError, match="is a file that is read"):
+        score("gsm8k", responses, data=gsm8k.parent, details=gsm8k)
+    assert len(gsm8k.read_text().splitlines()) == len(GSM8K)

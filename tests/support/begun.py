@@ -10,4 +10,4 @@ from es_align.tasks import make_task
 def begin(folder: RunFolder, config: Config, model: ModelPaths) -> None:
     """Write what `es-align train` writes before it starts workers."""
     task = make_task(config.task, seed=config.seed, prompts_per_generation=1)
-    begin_run(folder, config, model, task.train).close()
+    begin_run(folder, config, model, task).close()
