@@ -56,7 +56,7 @@ def test_a_wrong_section_is_named(
 @pytest.mark.parametrize(
     ("reward", "told"),
     [
-        ("gsm8", "reward=gsm8 is no reward; did you mean gsm8k? There are instructions, gsm8k"),
+        ("gsm8", "reward=gsm8 is no reward; did you mean gsm8k? There are instructions, "),
         ("mine.py", "names no function; write mine.py:FUNCTION"),
         ("lost.py:score", "lost.py does not exist (looked in "),
         (".:score", "reward=.:score: . is a folder; name a Python file"),
