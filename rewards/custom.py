@@ -16,7 +16,7 @@ import math
 import sys
 import traceback
 import types
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import NamedTuple, cast
 
@@ -58,6 +58,8 @@ class CustomReward:
         except BaseException as error:  # sys.exit() in a reward is a fault like any other
             self._tell(error)
             return [unscored(f"error:{type(error).__name__}") for _ in items]
+        if isinstance(returned, Mapping | Set):  # whose order is not that of the items
+            return [unscored("error:not_a_list") for _ in items]
         try:
             values = list(cast(Sequence[object], returned))
         except TypeError:

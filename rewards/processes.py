@@ -68,6 +68,7 @@ class ProcessPool:
         results: list[list[Score] | None] = [None] * len(calls)
         queue = deque(range(len(calls)))
         ends = time.monotonic() + limit_s
+        self._drop_gone()
         while (queue or self._busy()) and time.monotonic() < ends:
             self._hand_out(calls, queue)
             waiting = [child for child in self._children if child.is_waited_for]
@@ -98,6 +99,13 @@ class ProcessPool:
 
     def _busy(self) -> "list[_Child]":
         return [child for child in self._children if child.call is not None]
+
+    def _drop_gone(self) -> None:
+        """Let go of processes that ended while they had nothing to do, which is no item's fault."""
+        idle = {c.channel: c for c in self._children if c.is_ready and c.call is None}
+        for channel in wait(list(idle), 0.0):  # it has nothing to say, so this is the end
+            assert isinstance(channel, socket.socket)
+            self._give_up(idle[channel], "")
 
     def _hand_out(self, calls: Sequence[Sequence[Prompted]], queue: deque[int]) -> None:
         wanted = min(self._num_processes, len(queue) + len(self._busy()))

@@ -1,6 +1,7 @@
 """Rewards in processes: what is late is killed, what crashes is counted, nothing is lost."""
 
 import os
+import signal
 import time
 from collections import Counter
 from pathlib import Path
@@ -272,3 +273,24 @@ def length(prompts, completions, **columns):
 def test_pass_at_replaces_the_reward_s_own_verdict():
     with Scorer([RewardSpec("letters", pass_at=1.0)], num_processes=1) as scorer:
         assert [s.passed for s in scorer.score(items(["abc", "ab1"]))] == [True, False]
+
+
+@pytest.mark.parametrize("returned", ["dict.fromkeys([0.0, 1.0])", "{0.0, 1.0}"])
+def test_what_has_no_order_is_no_list(returned):
+    source = f"def score(prompts, completions, **columns): return {returned}"
+    with Scorer([own(source=source)], 1) as scorer:
+        scores = scorer.score(items(["a", "b"]), limit_s=30.0)
+    assert [score.reason for score in scores] == ["error:not_a_list"] * 2
+
+
+def test_a_process_that_ended_between_calls_costs_no_item():
+    pool = ProcessPool(RewardSpec("regex", {"pattern": "a"}), 1)
+    try:
+        pool.run([items(["a"])], 30.0)
+        (child,) = pool._children
+        os.kill(child.process.pid, signal.SIGKILL)
+        os.waitid(os.P_PID, child.process.pid, os.WEXITED | os.WNOWAIT)
+        ((score,),) = pool.run([items(["a"])], 30.0)
+    finally:
+        pool.close()
+    assert score.reason == "ok"
