@@ -48,6 +48,7 @@ def test_the_folder_holds_what_the_readme_says(straight: tuple[Path, TrainResult
     folder, result = straight
     assert {entry.name for entry in folder.iterdir()} == {
         "config.json",
+        "prompt.json",
         "basis.safetensors",
         "ledger.jsonl",
         "metrics.jsonl",
