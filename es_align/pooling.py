@@ -15,7 +15,9 @@ from workers.pool import Pool, PoolSettings
 from workers.protocol import Prompt
 
 CORES_OF_A_REMOTE_WORKER = 1
-SHARE_FOR_SCORING = 0.5  # of a chunk's deadline, after which its worker counts as hung
+# Of a chunk's deadline, which counts for generation and scoring together. What is not scored by then
+# has no score; without an answer at the deadline itself the worker counts as hung.
+SHARE_TO_SCORES = 0.9
 
 
 def make_pool(
@@ -64,7 +66,7 @@ def worker_spec(
             else None
         ),
         rewards=reward_specs(config),
-        scoring_limit_s=workers.chunk_deadline_s * SHARE_FOR_SCORING,
+        scoring_limit_s=workers.chunk_deadline_s * SHARE_TO_SCORES,
         is_compiled=workers.gpus > 0 if workers.compile is None else workers.compile,
     )
 

@@ -67,7 +67,8 @@ class WorkerSpec:
     means: MeanSettings | None = None  # of a seeded space, whose mean each worker moves itself
     locate_reference: Callable[[], Path] | None = None  # full precision, where the mean is weights
     rewards: tuple[RewardSpec, ...] = ()  # instead of `reward_name`
-    scoring_limit_s: float = DEFAULT_LIMIT_S  # of a chunk; what is not reached has no score
+    # From a chunk's start, generation included; what is not reached has no score.
+    scoring_limit_s: float = DEFAULT_LIMIT_S
 
 
 class Evaluator:
