@@ -15,8 +15,8 @@ from workers.pool import Pool, PoolSettings
 from workers.protocol import Prompt
 
 CORES_OF_A_REMOTE_WORKER = 1
-# Of a chunk's deadline, which counts for generation and scoring together. What is not scored by then
-# has no score; without an answer at the deadline itself the worker counts as hung.
+# Of a chunk's deadline, for generation and scoring together: what is not scored by then has no
+# score. Without an answer at the deadline itself the worker counts as hung.
 SHARE_TO_SCORES = 0.9
 
 
