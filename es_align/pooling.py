@@ -8,11 +8,11 @@ from pathlib import Path
 from es_align.config import Config, Precision, heldout_new_tokens
 from es_align.models import ModelPaths, reference_path, resolve_model
 from es_align.reward_checks import reward_specs
-from workers.evaluator import WorkerSpec
 from workers.layers import PerturbedLayer
 from workers.means import MeanSettings
 from workers.pool import Pool, PoolSettings
 from workers.protocol import Prompt
+from workers.starting import WorkerSpec
 
 CORES_OF_A_REMOTE_WORKER = 1
 # Of a chunk's deadline, for generation and scoring together: what is not scored by then has no

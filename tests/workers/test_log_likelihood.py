@@ -20,10 +20,11 @@ from kernels.errors import DataError, WorkerError
 from rewards.specs import RewardSpec
 from workers.engines.base import EngineSpec, Forced, Request
 from workers.engines.torch_engine import TorchEngine
-from workers.evaluator import Evaluator, WorkerSpec
+from workers.evaluator import Evaluator
 from workers.layers import save_factors
 from workers.protocol import BASE_MEMBER, Chunk, Prompt, Sampling
 from workers.rendering import Renderer
+from workers.starting import WorkerSpec
 
 MEMBERS, SIGMA = 3, 0.3
 TEXTS = ("a", "Name a colour, please.", "xyz " * 9)

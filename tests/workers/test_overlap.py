@@ -11,9 +11,10 @@ from rewards.base import Columns, Prompted, Score
 from rewards.scoring import Scorer
 from rewards.specs import RewardFile, RewardSpec, num_together
 from workers.engines.base import Completion, OnDone, Request
-from workers.evaluator import Evaluator, WorkerSpec
+from workers.evaluator import Evaluator
 from workers.overlap import ScoringBeside
 from workers.protocol import Chunk, Prompt, Sampling
+from workers.starting import WorkerSpec
 
 NUM_ITEMS = 20
 STEP_S = 0.02

@@ -18,9 +18,9 @@ from es_align.pooling import engine_path
 from es_align.spaces import make_space
 from es_align.tasks import make_task
 from kernels.errors import ConfigError, ModelError, WorkerError
-from workers.evaluator import WorkerSpec
 from workers.pool import Pool, PoolSettings
 from workers.protocol import Chunk, ChunkResult, Move, Moved, Sampling, WorkerInfo
+from workers.starting import WorkerSpec
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("cluster")]
 
