@@ -135,7 +135,7 @@ def test_modules_that_are_imported_anywhere_are_kept(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     sources = {
-        "own.py": "import json, first.part\ndef score(prompts, completions):\n from second import a",
+        "own.py": "import json, first.part\ndef score(prompts):\n    from second import a",
         "first.py": "try:\n    import third\nexcept ImportError: pass\nimport own",
         "second.py": "this is no Python",
         "third.py": "",
