@@ -84,7 +84,7 @@ def start_means(
 
 
 def check_lengths(tokens: Mapping[str, Sequence[int]], spec: WorkerSpec) -> None:
-    """Raise WorkerError if the longest prompt and its answer are longer than the model's context."""
+    """Raise WorkerError if the longest prompt leaves its answer no room in the context."""
     longest = max(tokens, key=lambda prompt_id: len(tokens[prompt_id]), default=None)
     if longest is None:
         return

@@ -11,7 +11,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from es_align import train
-from es_align.config import Config, SpaceConfig
+from es_align.config import Config
+from es_align.config_search import SpaceConfig
 from es_align.models import resolve_model
 from es_align.pooling import engine_path
 from es_align.run_folder import RunFolder

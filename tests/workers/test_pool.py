@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from ray.exceptions import GetTimeoutError
 
-from es_align.config import SpaceConfig, TaskConfig
+from es_align.config import TaskConfig
+from es_align.config_search import SpaceConfig
 from es_align.models import resolve_model
 from es_align.pooling import engine_path
 from es_align.spaces import make_space
