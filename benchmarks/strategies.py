@@ -14,7 +14,7 @@ import time
 import numpy as np
 
 from es_align.bench.hardware import find_hardware
-from es_align.config import StrategyConfig
+from es_align.config_search import StrategyConfig
 from es_align.strategies import STRATEGIES, make_strategy
 
 

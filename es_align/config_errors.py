@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, get_args
 
 from pydantic import ValidationError
 
-from es_align.config import Config, Section
+from es_align.config import Config
+from es_align.config_search import Section
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails

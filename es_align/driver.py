@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from es_align.config import Config, StrategyConfig
+from es_align.config import Config
+from es_align.config_search import StrategyConfig
 from es_align.errors import WorkerError
 from es_align.evaluation import Evaluation, evaluation_of
 from es_align.fitness import CENTRINGS, break_ties, centre_prompts

@@ -24,6 +24,7 @@ from es_align.progress import Reporter, SilentReporter
 from es_align.responses import check_details, data_files, write_details
 from es_align.results import EvalResult
 from es_align.reward_checks import check_columns
+from es_align.reward_inputs import kept_rewards
 from es_align.rollout import Rollout, run_samples
 from es_align.run_folder import RunFolder
 from es_align.scorecards import Scorecard, VerdictRow, figure_intervals, load_scorecard
@@ -85,9 +86,10 @@ def evaluate(
     """Score a run's best generation (or the one named), a model or a PEFT adapter on a task's
     held-out prompts: all of GSM8K's and IFEval's, or `limit`.
 
-    A run brings its own configuration, the others have the defaults; `overrides` such as
-    `precision=int8` change either. Greedy, or `samples` answers at a `temperature`. `data` is the
-    task's file or folder; `details` is written, one row a completion. Raises EsAlignError.
+    A run brings its own configuration and the reward files kept in its folder, the others have the
+    defaults; `overrides` such as `precision=int8` change either. Greedy, or `samples` answers at a
+    `temperature`. `data` is the task's file or folder; `details` is written, one row a completion.
+    Raises EsAlignError.
     """
     reporter, draws = reporter or SilentReporter(), Draws(temperature, samples)
     draws.check()
@@ -96,7 +98,11 @@ def evaluate(
     # Quoted, since overrides are YAML, where `#` begins a comment and `~` is nothing.
     last = [] if data is None else [f"task.path={json.dumps(str(data), ensure_ascii=False)}"]
     last += [] if limit is None else [f"task.num_heldout={limit}"]
-    settings = apply_overrides(_on_task(own, task), [*overrides, *last])
+    tested = _on_task(own, task)
+    is_rewarded = any(override.partition("=")[0].strip() == "reward" for override in overrides)
+    if is_run and not is_rewarded:
+        tested = kept_rewards(Path(target), tested)
+    settings = apply_overrides(tested, [*overrides, *last])
     if details is not None:
         check_details(Path(details), data_files(settings.task.path))
     if is_run:

@@ -8,14 +8,16 @@ from pathlib import Path
 from es_align.config import Config, Precision, heldout_new_tokens
 from es_align.models import ModelPaths, reference_path, resolve_model
 from es_align.reward_checks import reward_specs
-from workers.evaluator import WorkerSpec
 from workers.layers import PerturbedLayer
 from workers.means import MeanSettings
 from workers.pool import Pool, PoolSettings
 from workers.protocol import Prompt
+from workers.starting import WorkerSpec
 
 CORES_OF_A_REMOTE_WORKER = 1
-SHARE_FOR_SCORING = 0.5  # of a chunk's deadline, after which its worker counts as hung
+# Of a chunk's deadline, for generation and scoring together: what is not scored by then has no
+# score. Without an answer at the deadline itself the worker counts as hung.
+SHARE_TO_SCORES = 0.9
 
 
 def make_pool(
@@ -64,7 +66,7 @@ def worker_spec(
             else None
         ),
         rewards=reward_specs(config),
-        scoring_limit_s=workers.chunk_deadline_s * SHARE_FOR_SCORING,
+        scoring_limit_s=workers.chunk_deadline_s * SHARE_TO_SCORES,
         is_compiled=workers.gpus > 0 if workers.compile is None else workers.compile,
     )
 

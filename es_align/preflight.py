@@ -9,8 +9,9 @@ import importlib.util
 import os
 from pathlib import Path
 
-from es_align.config import Config, StrategyConfig, heldout_new_tokens, pass_k
+from es_align.config import Config, heldout_new_tokens, pass_k
 from es_align.config_errors import nearest
+from es_align.config_search import StrategyConfig
 from es_align.errors import ConfigError, DataError, ModelError
 from es_align.layouts import GROUP_SIZES, Scheme, check_plain, check_precision, stored_scheme
 from es_align.reward_checks import check_reward_settings, check_rewards

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from es_align.checkpoint import latest
-from es_align.config import Config, is_seeded
+from es_align.config import Config
+from es_align.config_search import is_seeded
 from es_align.errors import ConfigError, LedgerError
 from es_align.ledger import Ledger, LedgerHeader, LedgerRecord, digest
 from es_align.models import reference_path

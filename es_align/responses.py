@@ -62,7 +62,7 @@ def score_responses(
     `data` is the task's file or folder, None the hub; `details` is written, one row a response in
     order. Raises ConfigError for an unknown task or a place that cannot be written, DataError for
     data or a line that is wrong; with `skip_bad` such lines are counted by reason: not_utf8,
-    not_json, no_key, no_response, unknown, doubled.
+    not_json, ambiguous, no_key, no_response, unknown, doubled.
     """
     file = Path(responses)
     if details is not None:

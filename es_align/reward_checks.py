@@ -147,14 +147,22 @@ def _check_verdict(config: Config) -> None:
         )
 
 
+def file_and_function(name: str) -> tuple[Path, str] | None:
+    """The parts of a reward's name such as path/to/file.py:function, None for one of another
+    kind.
+    """
+    path, colon, function = name.rpartition(":")
+    return (Path(path), function) if colon else None
+
+
 def _file(name: str) -> RewardFile | None:
     """The file of a name such as path/to/file.py:function, None for one of another kind."""
     if name in REWARDS or name in MODEL_REWARDS:
         return None
-    path_text, colon, function = name.rpartition(":")
-    if not colon and (name.endswith(".py") or "/" in name):
+    named = file_and_function(name)
+    if named is None and (name.endswith(".py") or "/" in name):
         raise ConfigError(f"reward={name} names no function; write {name}:FUNCTION")
-    if not colon:
+    if named is None:
         if find_entry_point(name) is None:
             known = [*REWARDS, *MODEL_REWARDS, *installed_names()]
             guess = nearest(name, known)
@@ -165,7 +173,7 @@ def _file(name: str) -> RewardFile | None:
                 f"(a package can bring one as an entry point of group {ENTRY_POINTS})"
             )
         return None
-    path = Path(path_text)
+    path, function = named
     if not path.is_file():
         what = "is a folder" if path.is_dir() else f"does not exist (looked in {Path.cwd()})"
         raise ConfigError(f"reward={name}: {path} {what}; name a Python file and a function in it")

@@ -1,9 +1,10 @@
 """What a run was given beside its configuration, kept in its folder so that a resume notices a
-change: how the first training prompt is rendered, the prompts, and the user's own reward files.
+change: how the first training prompt is rendered, the prompts, and what its rewards are made of.
 
-    prompt.json   id, text and token ids of the first training prompt, as the engine gets it, and a
-                  digest of all prompts, held-out ones too, with their columns
-    rewards/      the files that `reward` names, as the workers get them
+    prompt.json   id, text and token ids of the first training prompt, as the engine gets it, a
+                  digest of all prompts, held-out ones too, with their columns, and digests and
+                  versions of reward models and packages
+    rewards/      the files that `reward` names (see `es_align.reward_inputs`)
 """
 
 import hashlib
@@ -16,7 +17,7 @@ from pathlib import Path
 from es_align.config import Config
 from es_align.errors import RunFolderError
 from es_align.models import ModelPaths
-from es_align.reward_checks import reward_specs
+from es_align.reward_inputs import check_files, check_parts, reward_files, reward_parts
 from es_align.run_folder import PROMPT_FILE, REWARDS
 from es_align.sealed import write_synced
 from es_align.tasks import Task
@@ -32,22 +33,23 @@ class RunInputs:
     text: str  # of that prompt, by the model's own chat template
     token_ids: tuple[int, ...]  # of the text: what any other program must send for the same start
     prompts_digest: str  # SHA-256, 64 hex digits
-    reward_files: Mapping[str, str]  # text by the name it is kept under
+    reward_files: Mapping[str, bytes]  # by the place they are kept in
+    reward_parts: Mapping[str, Mapping[str, str]]  # digest or version by part, of each reward
 
     @classmethod
     def of(cls, config: Config, model: ModelPaths, task: Task) -> "RunInputs":
-        """Raises ModelError for a model without a chat template, ConfigError for a reward file that
-        cannot be read.
+        """Raises ModelError for a model without a chat template or a reward model that is not
+        there, ConfigError for a reward file that cannot be read.
         """
         renderer, first = Renderer(model.engine), task.train[0]
         text = renderer.text(first.messages)
-        files = [spec.file for spec in reward_specs(config) if spec.file is not None]
         return cls(
             prompt_id=first.prompt_id,
             text=text,
             token_ids=renderer.encode(text),
             prompts_digest=_digest([*task.train, *task.heldout]),
-            reward_files={f"{n}-{Path(f.path).name}": f.source for n, f in enumerate(files, 1)},
+            reward_files=reward_files(config),
+            reward_parts=reward_parts(config),
         )
 
 
@@ -58,12 +60,14 @@ def keep_inputs(folder: Path, inputs: RunInputs) -> None:
         "text": inputs.text,
         "token_ids": inputs.token_ids,
         "prompts_digest": inputs.prompts_digest,
+        "rewards": inputs.reward_parts,
     }
     write_synced(folder / PROMPT_FILE, (json.dumps(row, ensure_ascii=False) + "\n").encode())
     shutil.rmtree(folder / REWARDS, ignore_errors=True)
-    for name, source in inputs.reward_files.items():
-        (folder / REWARDS).mkdir(exist_ok=True)
-        write_synced(folder / REWARDS / name, source.encode())
+    for place, content in inputs.reward_files.items():
+        file = folder / REWARDS / place
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_synced(file, content)
 
 
 def check_inputs(folder: Path, inputs: RunInputs) -> None:
@@ -76,19 +80,15 @@ def check_inputs(folder: Path, inputs: RunInputs) -> None:
             "model's chat template, its tokeniser or the task's data changed; restore them, or "
             "start a new run in another --run-dir"
         )
-    # Runs begun before there was a digest have none.
+    # Runs begun before there was a digest have none, nor parts of rewards.
     if kept.get("prompts_digest", inputs.prompts_digest) != inputs.prompts_digest:
         raise RunFolderError(
             f"{folder} was begun with other prompts, or other columns of them (digest in "
             f"{PROMPT_FILE}): the data of task or evaluation.task changed; restore it, or start a "
             "new run in another --run-dir"
         )
-    for name, source in inputs.reward_files.items():
-        if _text(folder / REWARDS / name) != source:
-            raise RunFolderError(
-                f"{folder} was begun with another {name.partition('-')[2]}, which is kept in "
-                f"{folder / REWARDS / name}; put it back, or start a new run in another --run-dir"
-            )
+    check_files(folder, inputs.reward_files)
+    check_parts(folder, kept.get("rewards", inputs.reward_parts), inputs.reward_parts)
 
 
 def _digest(prompts: Sequence[Prompt]) -> str:

@@ -16,7 +16,7 @@ Left out: warm-up, which a strategy without a gradient's early surge does not ne
 import math
 from collections.abc import Callable
 
-from es_align.config import Schedule, StrategyConfig
+from es_align.config_search import Schedule, StrategyConfig
 
 # The last bit of cos and pow differs between C libraries; nine digits are the same with all of
 # them, so a ledger replays on any machine.

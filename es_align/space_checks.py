@@ -8,8 +8,9 @@ from typing import NamedTuple
 
 from safetensors import SafetensorError, safe_open
 
-from es_align.config import Config, SpaceConfig, is_seeded
+from es_align.config import Config
 from es_align.config_loading import changed_fields
+from es_align.config_search import SpaceConfig, is_seeded
 from es_align.errors import ConfigError, ModelError
 from es_align.layouts import StoredScheme
 

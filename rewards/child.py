@@ -5,12 +5,14 @@ in C ends the process some time after the limit even if nobody is left to kill i
 gets to run again.
 """
 
+import ctypes
 import faulthandler
 import functools
 import json
 import os
 import resource
 import socket
+import sys
 import traceback
 from collections.abc import Callable, Sequence
 from typing import BinaryIO, cast
@@ -23,10 +25,12 @@ from rewards.specs import RewardSpec
 
 GRACE_S = 5.0  # beyond the limit: the parent kills at the limit
 SHIPPED_MEMORY_BYTES = 8 * 2**30  # address space; SymPy can be made to compute huge numbers
+_PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 
 
 def main(fd: int, load_limit_s: float) -> None:
     """Serve the parent on the socket of this number."""
+    _adopt_orphans()
     stream = cast(BinaryIO, socket.socket(fileno=fd).makefile("rwb"))
     with open(os.devnull, "w") as nowhere:
         spec = RewardSpec.from_json(stream.readline().decode("ascii"))
@@ -44,6 +48,14 @@ def main(fd: int, load_limit_s: float) -> None:
             scores = score(as_items(json.loads(line)))
             faulthandler.cancel_dump_traceback_later()
             _send(stream, scores)
+
+
+def _adopt_orphans() -> None:
+    """Stay the ancestor of all that a reward starts, also where what is between has ended: the
+    parent finds by descent what it kills.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def _load(spec: RewardSpec) -> tuple[Callable[[Sequence[Prompted]], list[Score]], Signature]:

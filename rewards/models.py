@@ -157,7 +157,7 @@ def check_reward_model(options: RewardModelOptions) -> None:
 
 def read_config(options: RewardModelOptions) -> Mapping[str, JsonValue]:
     """The model's config.json; ModelError if there is none, or it is of no sequence classifier."""
-    path = _config_path(options)
+    path = config_path(options)
     config = json.loads(path.read_text(encoding="utf-8"))
     architectures = config.get("architectures") or []
     if not any(str(name).endswith(CLASSIFIER) for name in architectures):
@@ -187,7 +187,8 @@ def label_index(options: RewardModelOptions, config: Mapping[str, JsonValue]) ->
     )
 
 
-def _config_path(options: RewardModelOptions) -> Path:
+def config_path(options: RewardModelOptions) -> Path:
+    """The model's config.json in its folder or in the hub's cache; ModelError if there is none."""
     folder = Path(options.model)
     if folder.is_dir():
         if not (folder / "config.json").is_file():
@@ -214,7 +215,7 @@ def _max_length(
     """The least of what is asked for and what tokenizer and positions allow; ConfigError if more is
     asked for than there are positions.
     """
-    positions = getattr(model.config, "max_position_embeddings", None)
+    positions = _num_positions(model)
     limit = min(tokenizer.model_max_length, positions or tokenizer.model_max_length)
     if options.max_length is not None and options.max_length > limit:
         raise ConfigError(
@@ -222,6 +223,21 @@ def _max_length(
             f"that {options.model} reads; lower it, or leave it out"
         )
     return limit if options.max_length is None else options.max_length
+
+
+def _num_positions(model: "PreTrainedModel") -> int | None:
+    """Positions that tokens can have; None where the configuration names no limit.
+
+    Models of RoBERTa's kind count from behind the padding's index, 514 being 512 of use. Their
+    table of positions is the one that has such an index.
+    """
+    from torch.nn import Embedding
+
+    positions = getattr(model.config, "max_position_embeddings", None)
+    tables = [m for name, m in model.named_modules() if name.endswith("position_embeddings")]
+    offsets = [t.padding_idx for t in tables if isinstance(t, Embedding)]
+    offset = next((offset for offset in offsets if offset is not None), -1)
+    return None if positions is None else positions - offset - 1
 
 
 def _padded(rows: Sequence[Sequence[int]], width: int, padding: int) -> "torch.Tensor":

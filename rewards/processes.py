@@ -5,7 +5,8 @@ everything; killing a process can. Each call goes to one process and gets one an
 back in the order of the calls, and a process that is late or gone is replaced.
 
 Processes are started plainly, not by multiprocessing: nothing of the worker (its models, its
-`__main__`) is imported or inherited, and everything a reward starts dies with it (own session).
+`__main__`) is imported or inherited. Each has a session of its own, and everything a reward starts
+is killed with it, what has left that session too; of one that crashed only what has not.
 """
 
 import contextlib
@@ -22,6 +23,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import wait
 from pathlib import Path
+
+import psutil
 
 from kernels.errors import ConfigError
 from rewards.base import JsonValue, Prompted, Score, unscored
@@ -209,10 +212,30 @@ class _Child:
 
     def kill(self) -> None:
         """End the process and all it has started."""
+        started = _stopped_descendants(self.process.pid)
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, signal.SIGKILL)
+        for process in started:
+            with contextlib.suppress(psutil.Error):  # it has ended
+                process.kill()
         self.process.wait()
         self.channel.close()
+
+
+def _stopped_descendants(pid: int) -> set[psutil.Process]:
+    """What a process has started, in whatever session; all of it stopped, so that it starts no
+    more.
+    """
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, signal.SIGSTOP)
+    found: set[psutil.Process] = set()
+    with contextlib.suppress(psutil.NoSuchProcess):
+        while new := set(psutil.Process(pid).children(recursive=True)) - found:
+            for process in new:
+                with contextlib.suppress(psutil.Error):
+                    process.suspend()
+            found |= new
+    return found
 
 
 def _kill_all(children: list[_Child]) -> None:

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from es_align import load_config, replay, train
 from es_align.adapters import load_adapter, save_adapter
-from es_align.config import SpaceConfig
+from es_align.config_search import SpaceConfig
 from es_align.errors import ConfigError, ModelError
 from es_align.exporting import peft_logits
 from es_align.models import linear_weights, resolve_model

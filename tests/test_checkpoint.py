@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from es_align.checkpoint import latest, load, pin, pinned, save
-from es_align.config import StrategyConfig
+from es_align.config_search import StrategyConfig
 from es_align.errors import RunFolderError
 from es_align.ledger import digest
 from es_align.strategies import STRATEGIES, Strategy, StrategyState, make_strategy

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from es_align.config import StrategyConfig
+from es_align.config_search import StrategyConfig
 from es_align.fitness import (
     CENTRINGS,
     MIN_SPREAD,

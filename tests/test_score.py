@@ -108,6 +108,8 @@ BAD = [
     (b"[" * 100_000, "not_json", "nested too deeply"),
     (b'{"index": ' + b"1" * 5000 + b"}", "not_json", "is not JSON"),
     (b'["index", 1]', "not_json", "not an object"),
+    (b'{"index": 1, "index": 2, "response": "a"}', "ambiguous", "has 'index' twice"),
+    (b'{"index": 1, "response": "a", "more": {"b": 1, "b": 1}}', "ambiguous", "has 'b' twice"),
     (b'{"key": 1, "response": "a"}', "no_key", "has no index"),
     (b'{"index": "1", "response": "a"}', "no_key", "has index='1'"),
     (b'{"index": true, "response": "a"}', "no_key", "has index=True"),
@@ -138,6 +140,14 @@ def test_any_text_that_json_can_hold_is_judged(ifeval, gsm8k, tmp_path, text):
         file = tmp_path / "r.jsonl"
         file.write_text(f'{{{key}, "response": "{text} and more words #### 1"}}\r\n')
         assert score(task, file, data=data).n == 1
+
+
+def test_a_byte_order_mark_costs_no_row(gsm8k, tmp_path):
+    file = write(tmp_path / "r.jsonl", [{"index": 0, "response": "#### 1"}])
+    for path in (file, gsm8k):
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    result = score("gsm8k", file, data=gsm8k)
+    assert (result.n, result.num_prompts, result.figures["strict"]) == (1, 4, 1.0)
 
 
 def test_nothing_to_score(gsm8k, tmp_path):

@@ -10,23 +10,19 @@ import resource
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
-from kernels.errors import WorkerError
 from rewards.base import Prompted, Score, score_batch
 from rewards.registry import get_reward
-from rewards.scoring import DEFAULT_LIMIT_S, Scorer
 from rewards.specs import RewardSpec, num_together
 from workers.answers import Answered, chunk_result
-from workers.checkpoints import Checkpoint
-from workers.engines.base import Completion, Engine, EngineSpec, Forced, Likelihood, Request
+from workers.engines.base import Completion, Forced, Likelihood, Request
 from workers.layers import PerturbedLayer, save_factors
-from workers.means import Means, MeanSettings
+from workers.means import Means
 from workers.members import Members, NoiseMembers
 from workers.overlap import ScoringBeside
 from workers.protocol import (
@@ -45,29 +41,9 @@ from workers.references import (
     reference_tokens,
 )
 from workers.rendering import Renderer
+from workers.starting import WorkerSpec, check_lengths, start_engine, start_means, start_scorer
 
 RSS_UNIT_BYTES = 1 if sys.platform == "darwin" else 1024
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerSpec:
-    """Everything a worker needs to start, sent once."""
-
-    engine: Literal["vllm", "torch"]
-    # Run on the worker's machine, so each converts or fetches its own.
-    locate_model: Callable[[], Path]
-    precision: str
-    reward_name: str
-    max_members: int
-    max_model_len: int
-    max_new_tokens: int
-    kv_cache_gb: float
-    num_threads: int
-    is_compiled: bool = False
-    means: MeanSettings | None = None  # of a seeded space, whose mean each worker moves itself
-    locate_reference: Callable[[], Path] | None = None  # full precision, where the mean is weights
-    rewards: tuple[RewardSpec, ...] = ()  # instead of `reward_name`
-    scoring_limit_s: float = DEFAULT_LIMIT_S  # of a chunk; what is not reached has no score
 
 
 class Evaluator:
@@ -84,7 +60,7 @@ class Evaluator:
         self.has_verdict = not spec.rewards or spec.rewards[0].has_verdict
         self.num_together = num_together(spec.rewards)
         self.scoring_limit_s = spec.scoring_limit_s
-        self.scorer = _start_scorer(spec)
+        self.scorer = start_scorer(spec)
         self.prompts = {prompt.prompt_id: prompt for prompt in prompts}
         model_path = spec.locate_model()
         self.renderer = Renderer(model_path)
@@ -96,12 +72,12 @@ class Evaluator:
             own = [prompt for prompt in prompts if prompt.reward_name is None]
             self.references = reference_tokens(self.renderer, own, self.likelihood)
             check_references(self.tokens, self.references, spec.max_model_len)
-        _check_lengths({n: t for n, t in self.tokens.items() if n not in self.references}, spec)
-        self.means = None if spec.means is None else _start_means(spec, spec.means, factors)
+        check_lengths({n: t for n, t in self.tokens.items() if n not in self.references}, spec)
+        self.means = None if spec.means is None else start_means(spec, spec.means, factors)
         with tempfile.TemporaryDirectory() as folder:
             factors_path = Path(folder) / "factors.safetensors"
             save_factors(factors, factors_path)
-            self.engine = _start_engine(
+            self.engine = start_engine(
                 spec, model_path, factors_path if factors else None, self.renderer
             )
 
@@ -258,56 +234,3 @@ def _asked(chunk: Chunk) -> list[tuple[int, str, int]]:
 def peak_rss_bytes() -> int:
     """Largest resident size of this process so far."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * RSS_UNIT_BYTES
-
-
-def _start_engine(
-    spec: WorkerSpec, model_path: Path, factors_path: Path | None, renderer: Renderer
-) -> Engine:
-    engine_spec = EngineSpec(
-        kind=spec.engine,
-        model_path=model_path,
-        precision=spec.precision,
-        factors_path=factors_path,
-        max_members=spec.max_members,
-        max_model_len=spec.max_model_len,
-        kv_cache_gb=spec.kv_cache_gb,
-        num_threads=spec.num_threads,
-        is_compiled=spec.is_compiled,
-    )
-    # Imported here: either engine's libraries may be absent, and vLLM takes seconds to import.
-    if spec.engine == "vllm":
-        from workers.engines.vllm_engine import VllmEngine
-
-        return VllmEngine(engine_spec, renderer)
-    from workers.engines.torch_engine import TorchEngine
-
-    return TorchEngine(engine_spec, renderer)
-
-
-def _start_scorer(spec: WorkerSpec) -> Scorer | None:
-    """The configured rewards, loaded; None where the task's own or the engine scores."""
-    if not spec.rewards or likelihood_reward(spec.rewards) is not None:
-        return None
-    scorer = Scorer(spec.rewards, spec.num_threads, spec.scoring_limit_s)
-    scorer.start()
-    return scorer
-
-
-def _start_means(
-    spec: WorkerSpec, settings: MeanSettings, layers: Sequence[PerturbedLayer]
-) -> Means:
-    reference = None if spec.locate_reference is None else spec.locate_reference()
-    return Means(layers, settings, None if reference is None else Checkpoint(reference).weight)
-
-
-def _check_lengths(tokens: Mapping[str, Sequence[int]], spec: WorkerSpec) -> None:
-    longest = max(tokens, key=lambda prompt_id: len(tokens[prompt_id]), default=None)
-    if longest is None:
-        return
-    needed = len(tokens[longest]) + spec.max_new_tokens
-    if needed > spec.max_model_len:
-        raise WorkerError(
-            f"prompt {longest} has {len(tokens[longest])} tokens, with "
-            f"max_new_tokens={spec.max_new_tokens} that is {needed}; "
-            f"workers.max_model_len is {spec.max_model_len}: set it to {needed} or more"
-        )

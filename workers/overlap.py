@@ -27,11 +27,12 @@ class ScoringBeside:
         self, score: ScoreItems, num_items: int, num_together: int, limit_s: float
     ) -> None:
         """`num_together` consecutive items make a group; a group of one is scored together with
-        whatever is there. `limit_s` is for all calls of `score` together.
+        whatever is there. All calls of `score` end within `limit_s` of now, so that waiting for
+        completions and scoring them have one deadline.
         """
         self._score = score
         self._num_together = num_together
-        self._left_s = limit_s
+        self._ends = time.monotonic() + limit_s
         self._items: list[Prompted | None] = [None] * num_items
         self._scores: list[Score | None] = [None] * num_items
         self._num_missing = [len(range(num_items)[g]) for g in self._groups()]
@@ -104,8 +105,6 @@ class ScoringBeside:
 
     def _score_places(self, places: Sequence[int]) -> None:
         items = [item for item in (self._items[place] for place in places) if item is not None]
-        started = time.monotonic()
-        scores = self._score(items, self._left_s)
-        self._left_s -= time.monotonic() - started
+        scores = self._score(items, self._ends - time.monotonic())
         for place, score in zip(places, scores, strict=True):
             self._scores[place] = score

@@ -22,10 +22,10 @@ from ray.actor import ActorHandle
 from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
 from kernels.errors import ConfigError, EsAlignError, WorkerError
-from workers.evaluator import WorkerSpec
 from workers.layers import PerturbedLayer
 from workers.members import Members
 from workers.protocol import Chunk, ChunkResult, Move, Moved, Prompt, WorkerInfo
+from workers.starting import WorkerSpec
 from workers.worker import Worker
 
 RAY_OBJECT_STORE_BYTES = 256 * 2**20  # prompts and factors; a private cluster needs no more

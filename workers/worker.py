@@ -4,10 +4,11 @@ import os
 import time
 from collections.abc import Sequence
 
-from workers.evaluator import Evaluator, WorkerSpec, peak_rss_bytes
+from workers.evaluator import Evaluator, peak_rss_bytes
 from workers.layers import PerturbedLayer
 from workers.members import Members
 from workers.protocol import Chunk, ChunkResult, Move, Moved, Prompt, WorkerInfo
+from workers.starting import WorkerSpec
 
 
 class Worker:

@@ -24,7 +24,8 @@ from es_align.bench.settings import (
     read_facts,
 )
 from es_align.bench.stock import slot_rank, write_adapters
-from es_align.config import Precision, SpaceKind
+from es_align.config import Precision
+from es_align.config_search import SpaceKind
 from es_align.errors import WorkerError
 from es_align.models import ModelPaths, find_model, linear_shapes, resolve_model
 from es_align.spaces import layers_for

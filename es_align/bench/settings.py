@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
-from es_align.config import Precision, SpaceConfig, SpaceKind, WorkersConfig
+from es_align.config import Precision, WorkersConfig
 from es_align.config_errors import nearest
+from es_align.config_search import SpaceConfig, SpaceKind
 from es_align.errors import ConfigError
 
 PRECISIONS = tuple(name for name in get_args(Precision) if name != "fp32")

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from es_align.config import SpaceConfig
+from es_align.config_search import SpaceConfig
 from es_align.spaces.base import AdapterSpace, Space
 from es_align.spaces.bases import BasisSource
 from es_align.spaces.cores import Cores, make_cores

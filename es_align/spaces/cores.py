@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
-from es_align.config import SpaceConfig
+from es_align.config_search import SpaceConfig
 from es_align.spaces.base import LoraFactors
 from es_align.spaces.bases import BasisSource
 from es_align.spaces.layers import core_layers

@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 from es_align.adapters import Adapter
-from es_align.config import SpaceConfig, SpaceKind
+from es_align.config_search import SpaceConfig, SpaceKind
 from es_align.errors import ConfigError
 from es_align.models import linear_weights
 from es_align.spaces.bases import BasisSource, check_rank, layer_bases

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from es_align.adapters import load_adapter
-from es_align.config import SpaceConfig
+from es_align.config_search import SpaceConfig
 from es_align.errors import ConfigError
 from es_align.spaces.base import LoraFactors
 from es_align.spaces.bases import BasisSource

@@ -7,7 +7,7 @@ made from it after every move, in the precision of the run. Nothing but scalars 
 
 from collections.abc import Sequence
 
-from es_align.config import SpaceConfig
+from es_align.config_search import SpaceConfig
 from es_align.spaces.bases import BasisSource
 from es_align.spaces.layers import noise_layers
 from workers.layers import NoiseLayer, layers_digest

@@ -1,6 +1,6 @@
 """The strategies by name; each has a file and passes tests/strategies/test_contract.py."""
 
-from es_align.config import StrategyConfig
+from es_align.config_search import StrategyConfig
 from es_align.strategies.base import Population, Strategy, StrategyFactory, StrategyState, Update
 from es_align.strategies.cma_es import CMAES
 from es_align.strategies.eggroll import Eggroll

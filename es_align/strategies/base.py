@@ -13,7 +13,7 @@ from typing import Protocol
 
 import numpy as np
 
-from es_align.config import StrategyConfig
+from es_align.config_search import StrategyConfig
 from es_align.errors import ConfigError, WorkerError
 from rewards.base import JsonValue
 from workers.members import Members

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 import numpy as np
 from cmaes import CMA
 
-from es_align.config import StrategyConfig
+from es_align.config_search import StrategyConfig
 from es_align.errors import ConfigError
 from es_align.strategies.common import require_dimension, require_population
 from es_align.strategies.covariance import MIN_POPULATION, CovarianceAdaptation

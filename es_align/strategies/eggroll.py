@@ -17,7 +17,7 @@ be kept; it is shared across generations, never across seeds.
 
 import numpy as np
 
-from es_align.config import StrategyConfig
+from es_align.config_search import StrategyConfig
 from es_align.fitness import SHAPINGS
 from es_align.schedules import learning_rate_at, sigma_at
 from es_align.strategies.base import (

@@ -9,7 +9,7 @@ learns nothing of how numbers depend on each other.
 import numpy as np
 from cmaes import SepCMA
 
-from es_align.config import StrategyConfig
+from es_align.config_search import StrategyConfig
 from es_align.errors import ConfigError
 from es_align.strategies.common import require_dimension, require_population
 from es_align.strategies.covariance import MIN_POPULATION, CovarianceAdaptation

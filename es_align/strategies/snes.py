@@ -29,7 +29,7 @@ import math
 
 import numpy as np
 
-from es_align.config import StrategyConfig
+from es_align.config_search import StrategyConfig
 from es_align.strategies.base import (
     Population,
     StrategyState,

@@ -1,5 +1,6 @@
 """Rows of a task's data, from a JSONL file or the Hugging Face hub; every fault has its place."""
 
+import codecs
 import importlib
 import importlib.util
 import json
@@ -19,19 +20,25 @@ class Row(NamedTuple):
 
 
 class BadLine(NamedTuple):
-    """A line that holds no JSON."""
+    """A line that holds no JSON, or JSON that says two things."""
 
-    reason: str  # not_utf8, not_json
+    reason: str  # not_utf8, not_json, ambiguous
     told: str
 
 
+class _NamedTwice(Exception):
+    """An object has a name twice."""
+
+
 def numbered_lines(file: Path) -> Iterator[tuple[int, bytes]]:
-    """The lines that are not blank, counted from 1; DataError if the file cannot be read."""
+    """The lines that are not blank, counted from 1, without a byte-order mark at the start;
+    DataError if the file cannot be read.
+    """
     try:
         content = file.read_bytes()
     except OSError as error:
         raise DataError(f"{file} cannot be read ({error.strerror}); name a JSONL file") from error
-    for number, line in enumerate(content.split(b"\n"), 1):
+    for number, line in enumerate(content.removeprefix(codecs.BOM_UTF8).split(b"\n"), 1):
         if line.strip():
             yield number, line
 
@@ -39,7 +46,9 @@ def numbered_lines(file: Path) -> Iterator[tuple[int, bytes]]:
 def decode_line(line: bytes) -> "JsonValue | BadLine":
     """The JSON of a line, or what is wrong with it."""
     try:
-        return json.loads(line.decode("utf-8"))
+        return json.loads(line.decode("utf-8"), object_pairs_hook=_object)
+    except _NamedTwice as error:
+        return BadLine("ambiguous", f"has {error} twice in one object; keep one")
     except UnicodeDecodeError as error:
         return BadLine("not_utf8", f"is not UTF-8 ({error.reason}); re-encode the file")
     except RecursionError:
@@ -47,6 +56,15 @@ def decode_line(line: bytes) -> "JsonValue | BadLine":
     except ValueError as error:  # of json, or a number of too many digits
         said = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
         return BadLine("not_json", f"is not JSON ({said}); correct the line")
+
+
+def _object(pairs: list[tuple[str, JsonValue]]) -> dict[str, JsonValue]:
+    """An object of JSON, of which `json` would keep the last value of a name that stands twice."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise _NamedTwice(repr(next(name for name in names if names.count(name) > 1)))
+    return found
 
 
 def file_rows(file: Path) -> list[Row]:

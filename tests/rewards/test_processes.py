@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import psutil
 import pytest
 
 from kernels.errors import ConfigError
@@ -153,6 +154,50 @@ def test_an_async_function_is_awaited_and_its_calls_run_together():
         assert time.perf_counter() - started < 20 * 0.2
     with Scorer([own("never", time_limit_s=0.3)], num_processes=1) as scorer:
         assert [s.reason for s in scorer.score(items(["a"] * 2))] == ["error:timeout"] * 2
+
+
+# Both leave the session; the parent of the second has ended by then.
+STARTERS = {
+    "child": "subprocess.Popen(['sleep', '1000'], start_new_session=True).pid",
+    "orphan": "int(subprocess.check_output("
+    "['setsid', 'sh', '-c', 'sleep 1000 >/dev/null & echo $!'], text=True))",
+}
+STARTING = """
+import subprocess, time
+
+def score(prompts, completions, **columns):
+    with open({file!r}, "w") as stream:
+        stream.write(str({start}))
+    while {is_endless}:
+        pass
+    return [1.0] * len(completions)
+"""
+
+
+@pytest.mark.parametrize("is_endless", [True, False])
+@pytest.mark.parametrize("start", STARTERS.values(), ids=STARTERS)
+def test_what_has_left_the_session_ends_with_its_process(tmp_path, start, is_endless):
+    file = tmp_path / "pid"
+    source = STARTING.format(file=str(file), start=start, is_endless=is_endless)
+    limit_s = 5.0 if is_endless else 60.0
+    with Scorer([own(source=source, time_limit_s=limit_s)], num_processes=1) as scorer:
+        (score,) = scorer.score(items(["a"]))
+        pid = int(file.read_text())
+        assert is_running(pid) != is_endless
+    assert score.reason == ("error:timeout" if is_endless else "ok")
+    assert not is_running(pid)
+
+
+def is_running(pid: int) -> bool:
+    """Ended or not; one that was killed may take a moment, and stay as a zombie."""
+    for _ in range(20):
+        try:
+            if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+                return False
+        except psutil.NoSuchProcess:
+            return False
+        time.sleep(0.05)
+    return True
 
 
 def test_what_is_not_reached_in_time_has_no_score():

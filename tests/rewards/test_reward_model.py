@@ -14,6 +14,8 @@ from transformers import (
     LlamaConfig,
     LlamaForSequenceClassification,
     PreTrainedTokenizerFast,
+    RobertaConfig,
+    RobertaForSequenceClassification,
 )
 
 from kernels.errors import ConfigError, ModelError
@@ -32,23 +34,24 @@ POSITIONS = 96
 COMPLETIONS = ("yes", "", "a much longer answer than all the others", "no", "maybe so", "x" * 80)
 
 
-def byte_tokenizer(folder: Path, *, is_chat: bool) -> None:
+def byte_tokenizer(folder: Path, *, is_chat: bool, padding: str = "</s>") -> None:
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    words = {token: n for n, token in enumerate(["<s>", "</s>", *alphabet])}
+    tokens = dict.fromkeys(["<s>", padding, "</s>", *alphabet])
+    words = {token: n for n, token in enumerate(tokens)}
     core = Tokenizer(models.BPE(vocab=words, merges=[]))
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     if not is_chat:
         core.post_processor = processors.TemplateProcessing(
             single="<s> $A </s>",
             pair="<s> $A </s> $B:1 </s>:1",
-            special_tokens=[("<s>", 0), ("</s>", 1)],
+            special_tokens=[(token, words[token]) for token in ("<s>", "</s>")],
         )
     inputs = ["input_ids", "attention_mask"]
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=core,
         bos_token="<s>",
         eos_token="</s>",
-        pad_token="</s>",
+        pad_token=padding,
         model_input_names=inputs if is_chat else ["token_type_ids", *inputs],
     )
     if is_chat:
@@ -99,6 +102,28 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def offset_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One output; positions are counted from behind that of the padding, token 1."""
+    folder = tmp_path_factory.mktemp("offset")
+    byte_tokenizer(folder, is_chat=False, padding="<pad>")
+    torch.manual_seed(3)
+    config = RobertaConfig(
+        vocab_size=259,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=POSITIONS + 2,
+        type_vocab_size=1,
+        initializer_range=0.2,
+        pad_token_id=1,
+        num_labels=1,
+    )
+    RobertaForSequenceClassification(config).save_pretrained(folder)
+    return folder
+
+
 def items(completions: tuple[str, ...] = COMPLETIONS) -> list[Prompted]:
     messages = ({"role": "user", "content": "Is it?"},)
     return [Prompted(completion, messages, {}) for completion in completions]
@@ -142,6 +167,20 @@ def test_an_encoder_reads_a_pair_of_texts_and_one_of_its_outputs(encoder: Path) 
         scores = RewardModel(spec_of(encoder, label=label)).score(items(short))
         expected = one_at_a_time(encoder, pairs, index)
         assert [score.reward for score in scores] == pytest.approx(expected, abs=TOLERANCE)
+
+
+def test_an_encoder_with_an_offset_reads_as_many_tokens_as_it_has_positions_for(
+    offset_encoder: Path,
+) -> None:
+    model = RewardModel(spec_of(offset_encoder))
+    encoded = [model.encode(item) for item in items(("x" * 80, "x" * 90))]
+    assert [len(one.token_ids) for one in encoded] == [89, POSITIONS]  # of 89 and 99
+    assert [one.is_cut for one in encoded] == [False, True]
+    scores = model.score(items(("x" * 80, "x" * 90)))
+    expected = one_at_a_time(offset_encoder, [{"input_ids": e.token_ids} for e in encoded], 0)
+    assert [score.reward for score in scores] == pytest.approx(expected, abs=TOLERANCE)
+    with pytest.raises(ConfigError, match=f"max_length=97 is more than the {POSITIONS} tokens"):
+        RewardModel(spec_of(offset_encoder, max_length=97))
 
 
 def test_a_prompt_that_the_template_refuses_is_counted(causal: Path) -> None:

@@ -8,7 +8,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from es_align.config import BasisKind, SpaceConfig, TaskConfig
+from es_align.config import TaskConfig
+from es_align.config_search import BasisKind, SpaceConfig
 from es_align.errors import ConfigError, ModelError
 from es_align.models import ModelPaths, linear_weights, resolve_model
 from es_align.spaces import Space, layers, load_space, make_space

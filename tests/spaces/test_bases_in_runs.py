@@ -18,8 +18,9 @@ from transformers import (
 )
 
 from es_align import evaluate, export, load_config, replay, train
-from es_align.config import Config, StrategyConfig
+from es_align.config import Config
 from es_align.config_loading import apply_overrides
+from es_align.config_search import StrategyConfig
 from es_align.errors import ConfigError
 from es_align.exporting import export_run, peft_logits
 from es_align.layouts import copy_tokenizer

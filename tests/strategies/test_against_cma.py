@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from es_align.config import StrategyConfig
+from es_align.config_search import StrategyConfig
 from es_align.strategies import make_strategy
 
 cma = pytest.importorskip("cma")

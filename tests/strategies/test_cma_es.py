@@ -10,7 +10,7 @@ import pytest
 from cmaes import CMA
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from es_align.config import StrategyConfig
+from es_align.config_search import StrategyConfig
 from es_align.errors import ConfigError
 from es_align.strategies import make_strategy
 from es_align.strategies.cma_es import CMAES

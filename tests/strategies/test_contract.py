@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from es_align.config import StrategyConfig
+from es_align.config_search import StrategyConfig
 from es_align.errors import ConfigError, WorkerError
 from es_align.strategies import STRATEGIES, Strategy, StrategyState, make_strategy
 

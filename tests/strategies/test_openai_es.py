@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from es_align.config import StrategyConfig
+from es_align.config_search import StrategyConfig
 from es_align.errors import ConfigError
 from es_align.sealed import digest
 from es_align.strategies import make_strategy

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from es_align.config import Schedule
+from es_align.config_search import Schedule
 from es_align.schedules import SCHEDULES, schedule_factor
 
 

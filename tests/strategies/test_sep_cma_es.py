@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from cmaes import SepCMA
 
-from es_align.config import StrategyConfig
+from es_align.config_search import StrategyConfig
 from es_align.errors import ConfigError
 from es_align.strategies import Strategy, make_strategy
 from kernels.noise import vector_noise

@@ -15,8 +15,9 @@ from rewards import registry
 from rewards.base import Columns, Score
 from workers import evaluator
 from workers.engines.base import Request
-from workers.evaluator import Evaluator, WorkerSpec, request_seed
+from workers.evaluator import Evaluator, request_seed
 from workers.protocol import BASE_MEMBER, LOG_LIKELIHOOD, Chunk, Sampling
+from workers.starting import WorkerSpec
 
 TASK = make_task(
     TaskConfig(name="letters", num_train=8, num_heldout=1), seed=0, prompts_per_generation=4

@@ -11,7 +11,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from es_align import train
-from es_align.config import Config, SpaceConfig
+from es_align.config import Config
+from es_align.config_search import SpaceConfig
 from es_align.models import resolve_model
 from es_align.pooling import engine_path
 from es_align.run_folder import RunFolder
@@ -20,10 +21,11 @@ from kernels.errors import DataError, WorkerError
 from rewards.specs import RewardSpec
 from workers.engines.base import EngineSpec, Forced, Request
 from workers.engines.torch_engine import TorchEngine
-from workers.evaluator import Evaluator, WorkerSpec
+from workers.evaluator import Evaluator
 from workers.layers import save_factors
 from workers.protocol import BASE_MEMBER, Chunk, Prompt, Sampling
 from workers.rendering import Renderer
+from workers.starting import WorkerSpec
 
 MEMBERS, SIGMA = 3, 0.3
 TEXTS = ("a", "Name a colour, please.", "xyz " * 9)

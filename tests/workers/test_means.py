@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from es_align.config import StrategyConfig
+from es_align.config_search import StrategyConfig
 from es_align.errors import ConfigError, WorkerError
 from es_align.strategies import Population, Strategy, make_strategy
 from kernels.matrix_noise import VARIANCE, NoiseStream, factor_noise

@@ -8,11 +8,13 @@ import pytest
 
 from es_align.pooling import engine_path
 from rewards.base import Columns, Prompted, Score
+from rewards.scoring import Scorer
 from rewards.specs import RewardFile, RewardSpec, num_together
 from workers.engines.base import Completion, OnDone, Request
-from workers.evaluator import Evaluator, WorkerSpec
+from workers.evaluator import Evaluator
 from workers.overlap import ScoringBeside
 from workers.protocol import Chunk, Prompt, Sampling
+from workers.starting import WorkerSpec
 
 NUM_ITEMS = 20
 STEP_S = 0.02
@@ -70,14 +72,15 @@ def test_a_group_is_whole_calls_of_every_reward() -> None:
     assert num_together([judge]) == 8
 
 
-def test_the_limit_is_for_all_calls_together() -> None:
+def test_one_deadline_is_for_waiting_and_for_all_calls_together() -> None:
     score = Recorder(seconds_each=STEP_S)
     with ScoringBeside(score, 4, 2, 1.0) as scoring:
+        time.sleep(0.5)
         for place in range(4):
             scoring.add(place, item(place))
         scoring.scores()
-    assert score.limits[0] == 1.0
-    assert score.limits[1] <= 1.0 - 2 * STEP_S
+    assert score.limits[0] <= 0.5
+    assert score.limits[1] <= 0.5 - 2 * STEP_S
 
 
 def test_an_error_of_a_reward_s_start_is_raised_where_the_scores_are_asked_for() -> None:
@@ -153,6 +156,27 @@ def test_a_chunk_takes_the_longer_of_generation_and_scoring(
     assert result.generate_s > alone_s
     assert 0 < result.score_s < 0.5 * alone_s
     assert result.generate_s + result.score_s <= wall_s
+
+
+def test_a_hung_reward_after_a_slow_generation_leaves_the_chunk_in_time(
+    monkeypatch: pytest.MonkeyPatch, worker: Evaluator
+) -> None:
+    """Every call of the reward would take an hour."""
+    source = "import time\ndef score(prompts, completions): time.sleep(3600)"
+    spec = RewardSpec("a.py:score", time_limit_s=3600, file=RewardFile("a.py", "score", source))
+    limit_s, generation_s = 6.0, 4.0
+    with Scorer([spec], 1) as scorer:
+        scorer.start()
+        monkeypatch.setattr(worker, "scorer", scorer)
+        monkeypatch.setattr(worker, "num_together", NUM_ITEMS)  # scored when all are there
+        monkeypatch.setattr(worker, "scoring_limit_s", limit_s)
+        monkeypatch.setattr(worker, "engine", FakeEngine(1, generation_s / NUM_ITEMS))
+        started = time.perf_counter()
+        chunk = Chunk(0, 0, (0, 1, 2, 3), None, tuple(worker.prompts), Sampling(4))
+        result = worker.evaluate(chunk)
+        wall_s = time.perf_counter() - started
+    assert result.reasons == {"error:out_of_time": NUM_ITEMS}
+    assert wall_s < limit_s + 0.75 * generation_s
 
 
 def test_the_order_of_finishing_changes_no_score(

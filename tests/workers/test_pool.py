@@ -12,15 +12,16 @@ import numpy as np
 import pytest
 from ray.exceptions import GetTimeoutError
 
-from es_align.config import SpaceConfig, TaskConfig
+from es_align.config import TaskConfig
+from es_align.config_search import SpaceConfig
 from es_align.models import resolve_model
 from es_align.pooling import engine_path
 from es_align.spaces import make_space
 from es_align.tasks import make_task
 from kernels.errors import ConfigError, ModelError, WorkerError
-from workers.evaluator import WorkerSpec
 from workers.pool import Pool, PoolSettings
 from workers.protocol import Chunk, ChunkResult, Move, Moved, Sampling, WorkerInfo
+from workers.starting import WorkerSpec
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("cluster")]
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from es_align.config import SpaceConfig
+from es_align.config_search import SpaceConfig
 from es_align.models import resolve_model
 from es_align.spaces import Space, layers_for, make_space
 from kernels.matrix_noise import NoiseStream, factor_noise

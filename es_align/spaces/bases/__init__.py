@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 
-from es_align.config import BasisKind, SpaceConfig
+from es_align.config_search import BasisKind, SpaceConfig
 from es_align.spaces.bases.activations import activation_bases
 from es_align.spaces.bases.adapter import adapter_bases
 from es_align.spaces.bases.base import BasisSource, LayerBasis, check_rank

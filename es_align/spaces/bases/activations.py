@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM
 
-from es_align.config import SpaceConfig
+from es_align.config_search import SpaceConfig
 from es_align.errors import ModelError
 from es_align.models import linear_weights, target_layers
 from es_align.spaces.bases.base import BasisSource, LayerBasis

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from es_align.adapters import load_adapter
-from es_align.config import SpaceConfig
+from es_align.config_search import SpaceConfig
 from es_align.errors import ConfigError
 from es_align.spaces.bases.base import BasisSource, LayerBasis
 from kernels.shared_basis import SharedBasis

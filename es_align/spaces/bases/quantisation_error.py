@@ -14,7 +14,7 @@ direction, |W v|: so a sigma means the same in every precision.
 
 from collections.abc import Iterator
 
-from es_align.config import SpaceConfig
+from es_align.config_search import SpaceConfig
 from es_align.errors import ConfigError
 from es_align.models import linear_weights
 from es_align.spaces.bases.base import BasisSource, LayerBasis

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from es_align.config import SpaceConfig
+from es_align.config_search import SpaceConfig
 from es_align.models import linear_weights
 from es_align.spaces.bases.base import BasisSource, LayerBasis
 from kernels.noise import Purpose, philox

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import torch
 
-from es_align.config import SpaceConfig
+from es_align.config_search import SpaceConfig
 from es_align.models import linear_weights
 from es_align.spaces.bases.base import BasisSource, LayerBasis
 from kernels.shared_basis import SharedBasis
