@@ -69,8 +69,7 @@ def kept_rewards(folder: Path, config: Config) -> Config:
         path, function = named
         number += 1
         kept = folder / REWARDS / str(number) / path.name
-        # Runs begun before modules were kept have the file alone.
-        found = next((f for f in (kept, _older_place(kept), path) if f.is_file()), None)
+        found = next((file for file in (kept, path) if file.is_file()), None)
         if found is None:
             raise RunFolderError(
                 f"the run's reward file is neither in {kept} nor in {path}, where it was; put it "
@@ -84,10 +83,6 @@ def check_files(folder: Path, files: Mapping[str, bytes]) -> None:
     """Raise RunFolderError if reward files or their modules are not those in a run's folder."""
     root = folder / REWARDS
     kept = {f.relative_to(root).as_posix(): f.read_bytes() for f in sorted(root.rglob("*.py"))}
-    older = {name.replace("-", "/", 1): name for name in kept if "/" not in name}
-    if older:  # begun before modules were kept
-        kept = {place: kept[name] for place, name in older.items()}
-        files = {place: content for place, content in files.items() if place in older}
     for place in (*files, *(place for place in kept if place not in files)):
         name = place.partition("/")[2]
         if place not in kept:
@@ -99,8 +94,7 @@ def check_files(folder: Path, files: Mapping[str, bytes]) -> None:
         if files.get(place) != kept[place]:
             raise RunFolderError(
                 f"{folder} was begun with another {name}, which is kept in "
-                f"{root / older.get(place, place)}; put it back, or start a new run in another "
-                "--run-dir"
+                f"{root / place}; put it back, or start a new run in another --run-dir"
             )
 
 
@@ -118,10 +112,6 @@ def check_parts(
                     f"{new:.20}; restore the file or install that version, or start a new run in "
                     "another --run-dir"
                 )
-
-
-def _older_place(kept: Path) -> Path:
-    return kept.parent.with_name(f"{kept.parent.name}-{kept.name}")
 
 
 def _modules_beside(path: Path, content: bytes) -> dict[str, bytes]:

@@ -80,15 +80,14 @@ def check_inputs(folder: Path, inputs: RunInputs) -> None:
             "model's chat template, its tokeniser or the task's data changed; restore them, or "
             "start a new run in another --run-dir"
         )
-    # Runs begun before there was a digest have none, nor parts of rewards.
-    if kept.get("prompts_digest", inputs.prompts_digest) != inputs.prompts_digest:
+    if kept.get("prompts_digest") != inputs.prompts_digest:
         raise RunFolderError(
             f"{folder} was begun with other prompts, or other columns of them (digest in "
             f"{PROMPT_FILE}): the data of task or evaluation.task changed; restore it, or start a "
             "new run in another --run-dir"
         )
     check_files(folder, inputs.reward_files)
-    check_parts(folder, kept.get("rewards", inputs.reward_parts), inputs.reward_parts)
+    check_parts(folder, kept.get("rewards", {}), inputs.reward_parts)
 
 
 def _digest(prompts: Sequence[Prompt]) -> str:

@@ -21,7 +21,6 @@ from es_align.models import resolve_model
 from es_align.reward_inputs import (
     check_files,
     check_parts,
-    kept_rewards,
     reward_files,
     reward_parts,
 )
@@ -117,18 +116,6 @@ def test_without_reward_files_a_run_is_rebuilt_but_not_evaluated(begun: Path) ->
     assert evaluate("run", overrides=["reward=other.py:score"]).reward == 2.0
     assert replay("run").matches
     assert export("run", "exported").generation == 1
-
-
-def test_a_run_from_before_modules_were_kept_is_evaluated_and_goes_on(begun: Path) -> None:
-    kept = begun / "run" / "rewards"
-    (kept / "1" / "own.py").rename(kept / "1-own.py")
-    shutil.rmtree(kept / "1")
-    resume()
-    config = load_config(TINY, OVERRIDES)
-    assert kept_rewards(Path("run"), config).reward[0].name == "run/rewards/1-own.py:score"
-    (begun / "own.py").write_text(REWARD.replace("float", "-float"))
-    with pytest.raises(RunFolderError, match=r"another own\.py, which is kept in .*/1-own\.py"):
-        check_files(Path("run"), reward_files(config))
 
 
 def test_modules_that_are_imported_anywhere_are_kept(
@@ -228,11 +215,3 @@ def test_a_resume_with_other_prompts_is_refused(tmp_path: Path, split: str) -> N
     check_inputs(tmp_path, inputs)
     with pytest.raises(RunFolderError, match="begun with other prompts, or other columns"):
         check_inputs(tmp_path, RunInputs.of(config, model, changed))
-
-
-def test_a_run_from_before_the_digests_goes_on(begun: Path) -> None:
-    file = begun / "run" / "prompt.json"
-    kept = json.loads(file.read_text())
-    del kept["prompts_digest"], kept["rewards"]
-    file.write_text(json.dumps(kept))
-    resume()
