@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from es_align.config import Config
-from es_align.errors import DataError, RunFolderError
+from es_align.errors import RunFolderError
 from es_align.evaluating import evaluate
 from es_align.exporting import ExportResult, export_run
 from es_align.layouts import Scheme, check_plain, stored_scheme
@@ -24,6 +24,7 @@ from es_align.session import begin_run, resume_run
 from es_align.space_checks import check_writable
 from es_align.stored_weights import StoredWeights
 from es_align.targets import best_generation
+from es_align.task_checks import check_apart
 from es_align.tasks import Task, make_heldout, make_task
 from es_align.training import run_training
 
@@ -135,11 +136,5 @@ def _make_task(config: Config) -> Task:
     if tested is None:
         return task
     heldout = make_heldout(tested)
-    trained = {prompt.messages[-1]["content"] for prompt in task.train}
-    shared = [p.prompt_id for p in heldout.prompts if p.messages[-1]["content"] in trained]
-    if shared:
-        raise DataError(
-            f"{len(shared)} prompt(s) of evaluation.task ({tested.name}) are training prompts of "
-            f"{config.task.name} too, first {shared[0]}; test on a split that is not trained on"
-        )
+    check_apart(task, tested, heldout)
     return task.tested_on([replace(p, reward_name=heldout.reward_name) for p in heldout.prompts])

@@ -16,6 +16,7 @@ from es_align.errors import ConfigError, DataError, ModelError
 from es_align.layouts import GROUP_SIZES, Scheme, check_plain, check_precision, stored_scheme
 from es_align.reward_checks import check_reward_settings, check_rewards
 from es_align.space_checks import check_fused, check_read, check_space
+from es_align.task_checks import check_task_settings
 
 # Named here too because es_align.bundled, which builds them, imports torch; a test compares both.
 BUNDLED_NAMES = ("smollm2-135m-instruct", "tiny")
@@ -57,6 +58,7 @@ def validate(config: Config, *, is_begun: bool = False, is_trained: bool = True)
     if not is_begun:
         check_read(config.space)
         check_reward_settings(config)
+        check_task_settings(config)
     if is_trained:
         _check_task_data(config)
     check_rewards(config)

@@ -1,7 +1,9 @@
 r"""Answers to mathematics, compared as mathematics by the library math-verify (SymPy below it).
 
 `\frac{1}{2}`, 0.5 and 50/100 are the same answer. The last boxed answer, `\boxed{...}`, is the
-strict one; where there is no box, what math-verify finds in the text counts for half. It may think
+strict one; where there is no box, what math-verify finds in the text counts for half. Of an answer
+that is an equation math-verify compares the right side alone, so here `x = 18` and `f(2) = 18` pass
+for 18, but of `17 = 18` and `15 + 3 = 18` each side must be right. The library may think
 about one answer for ever, so this reward runs in a process that can be killed
 (`rewards.processes`). Its own alarm is off: that one turns a timeout into a wrong answer.
 """
@@ -14,6 +16,7 @@ from typing import NamedTuple, TypeAlias, cast
 from kernels.errors import DataError
 from rewards.base import Columns, Score
 from rewards.columns import text_column
+from rewards.equations import split_outside, unnamed_sides
 
 UNBOXED_REWARD = 0.5
 FORMAT_REWARD = 0.1
@@ -42,13 +45,31 @@ def math_reward(completion: str, columns: Columns) -> Score:
         found = _library().parse(f"{_BOX}{boxed}}}")
         if not found:
             return _score(0.0, "unreadable")
-        is_right = _library().is_same(target, found)
+        is_right = _is_right(target, found)
         return _score(1.0, "ok") if is_right else _score(FORMAT_REWARD, "wrong")
     found = _library().parse(completion)
     if not found:
         return _score(0.0, "no_answer")
-    is_right = _library().is_same(target, found)
+    is_right = _is_right(target, found)
     return _score(UNBOXED_REWARD, "unboxed") if is_right else _score(0.0, "wrong")
+
+
+def _is_right(target: Parsed, found: Parsed) -> bool:
+    """Whether an answer is the target, and so is every side of its equations that names nothing; a
+    target that is an equation itself is left to math-verify.
+    """
+    if not _library().is_same(target, found):
+        return False
+    text = _source(found)
+    if "=" not in text or "=" in _source(target):
+        return True
+    sides = [side for part in split_outside(text, ",") for side in unnamed_sides(part)]
+    return all(_library().is_same(target, _library().parse(f"{_BOX}{side}}}")) for side in sides)
+
+
+def _source(parsed: Parsed) -> str:
+    """What math-verify read: it stands last, as text."""
+    return parsed[-1] if isinstance(parsed[-1], str) else ""
 
 
 def last_box(text: str) -> str | None:

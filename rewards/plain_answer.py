@@ -2,9 +2,10 @@
 
 The measures of `rewards.readability` are those of a few sentences. A longer answer is measured in
 stretches of its words, so that one odd line does not spoil a page, and repetition over the whole.
-What an instruction asks for is not held against an answer: JSON is measured by the texts in it, a
-repeated request is left out, another language is measured by its letters alone, and one of three
-fixed answers need not be about the topic.
+Topic words strung on function words are no answer (`rewards.word_order`, `rewards.topic`).
+What an instruction asks for is not held against an answer: JSON is measured by the texts in it,
+the long ones as sentences, a repeated request is left out, another language is measured by its
+letters alone, for the topic's words are English, and a fixed answer need not be about the topic.
 """
 
 import itertools
@@ -18,8 +19,9 @@ import regex
 from rewards.base import JsonValue
 from rewards.ifeval.combination import num_repeated
 from rewards.ifeval.detectable_format import ANSWERS, json_part
-from rewards.readability import Readability, readability, split_words
-from rewards.topic import MAX_REQUEST_WORDS, topic_share
+from rewards.readability import LONG_ANSWER_WORDS, Readability, readability, split_words
+from rewards.topic import MAX_REQUEST_WORDS, is_refusal, own_share, topic_share
+from rewards.word_order import num_order_faults
 
 STRETCH_WORDS = 40
 MIN_SHARE_OF_STRETCHES = 0.75  # mean measure of the stretches that counts as clear
@@ -36,7 +38,9 @@ _JSON = "detectable_format:json_format"
 _ANSWER = "detectable_format:constrained_response"
 _REPEAT = "combination:repeat_prompt"
 _LANGUAGE = "language:response_language"
+_FIXED = re.compile("|".join(map(re.escape, ANSWERS)))
 _JSON_MARKS = re.compile(r"[{}\[\]\":,]")
+_TOKEN = re.compile(r"\S+\s*")  # with what follows: a line's end is no part of a sentence
 _LETTER = regex.compile(r"[\p{L}\p{M}]")
 
 
@@ -63,7 +67,7 @@ def plainness(
     text = _without_request(response, instruction_ids, kwargs)
     if _LANGUAGE in instruction_ids:
         return _foreign(text)
-    if _ANSWER in instruction_ids:
+    if _ANSWER in instruction_ids and any(answer in text for answer in ANSWERS):
         return _fixed_answer(text)
     is_prose = _JSON not in instruction_ids
     if not is_prose:
@@ -71,12 +75,20 @@ def plainness(
     measures = readability(text, topic.own_text)
     own = min(measures.length, measures.own_words)
     if len(text.split()) < 2 * STRETCH_WORDS:
-        fluent = _fluency(measures, is_prose=is_prose)
+        fluent = _fluency(text, measures, is_prose=is_prose)
     else:
         fluent = min(_fresh(text), _stretches(text, is_prose=is_prose))
-    allowed = MAX_REQUEST_WORDS + len(text.split()) // WORDS_PER_REQUEST_WORD
-    share = topic_share(text, topic.own_text, topic.names, topic.words, max_request_words=allowed)
-    return Plainness(own, fluent, share)
+    if not is_prose:
+        fluent = min(fluent, _stretches(_long_lines(text), is_prose=True))
+    return Plainness(own, fluent, _topic(text, topic))
+
+
+def _topic(text: str, topic: Topic) -> float:
+    tokens = text.split()
+    if is_refusal(" ".join(tokens[:STRETCH_WORDS])):
+        return 0.0
+    allowed = MAX_REQUEST_WORDS + len(tokens) // WORDS_PER_REQUEST_WORD
+    return own_share(text, *topic) * topic_share(text, *topic, max_request_words=allowed)
 
 
 def _without_request(response: str, ids: Sequence[str], kwargs: Sequence[JsonValue]) -> str:
@@ -89,19 +101,24 @@ def _without_request(response: str, ids: Sequence[str], kwargs: Sequence[JsonVal
 
 
 def _stretches(text: str, *, is_prose: bool) -> float:
-    """The mean measure of the stretches that a text is cut into, each of 40 words or more."""
-    tokens = text.split()
+    """The mean measure of the stretches that a text is cut into, each of 40 words or more; 1.0 for
+    no text.
+    """
+    tokens = _TOKEN.findall(text)
+    if not tokens:
+        return 1.0
     num = max(1, len(tokens) // STRETCH_WORDS)
     bounds = [len(tokens) * part // num for part in range(num + 1)]
     total = sum(
-        _fluency(readability(" ".join(tokens[first:last]), ""), is_prose=is_prose)
-        for first, last in itertools.pairwise(bounds)
+        _fluency(part, readability(part, ""), is_prose=is_prose)
+        for part in ("".join(tokens[a:b]) for a, b in itertools.pairwise(bounds))
     )
     return min(1.0, total / num / MIN_SHARE_OF_STRETCHES)
 
 
-def _fluency(measures: Readability, *, is_prose: bool) -> float:
-    return min(measures.variety, measures.ordinary) if is_prose else measures.variety
+def _fluency(text: str, measures: Readability, *, is_prose: bool) -> float:
+    ordered = 1 / (1 + num_order_faults(text))
+    return min(measures.variety, ordered, measures.ordinary if is_prose else 1.0)
 
 
 def _fresh(text: str) -> float:
@@ -129,10 +146,24 @@ def _foreign(text: str) -> Plainness:
 
 
 def _fixed_answer(text: str) -> Plainness:
-    """Four words or more and one answer, not all three."""
-    decided = 1 / max(1, sum(answer in text for answer in ANSWERS))
+    """Four words or more and one answer, not all three; more words beside it are sentences."""
+    decided = 1 / sum(answer in text for answer in ANSWERS)
     own = min(1.0, len(split_words(text)) / FIXED_ANSWER_WORDS)
-    return Plainness(own, min(decided, readability(text, "").variety), 1.0)
+    rest = _FIXED.sub("\n", text)
+    return Plainness(
+        own=own,
+        fluent=min(
+            decided,
+            readability(text, "").variety,
+            _stretches(_long_lines(rest), is_prose=True),
+        ),
+        topic=1.0,
+    )
+
+
+def _long_lines(text: str) -> str:
+    """The lines long enough to be sentences."""
+    return "\n".join(line for line in text.splitlines() if len(line.split()) >= LONG_ANSWER_WORDS)
 
 
 def _texts_of_json(text: str) -> str:
@@ -141,7 +172,7 @@ def _texts_of_json(text: str) -> str:
     try:
         found = _texts(json.loads(part))
     except (ValueError, RecursionError):
-        return _JSON_MARKS.sub(" ", part)
+        return _JSON_MARKS.sub("\n", part)
     return "\n".join(found)
 
 

@@ -43,7 +43,7 @@ over per she should since so some such than that that's the their them then ther
 they're this those though through to too under until up upon us very was we were what when where
 which while who why will with within without would yet you you're your
 """
-_FUNCTION_WORDS = frozenset(_FUNCTION_WORD_LIST.split())
+FUNCTION_WORDS = frozenset(_FUNCTION_WORD_LIST.split())
 # What also joins a bare list of nouns; a sentence has some other function word too.
 _LIST_WORDS = frozenset(("a", "also", "an", "and", "both", "of", "or", "plus", "the"))
 
@@ -96,7 +96,12 @@ def _runs(words: Sequence[str], length: int) -> list[tuple[str, ...]]:
 
 def num_own_content_words(response: str, prompt: str) -> int:
     """How many different words the response adds to its prompt, function words aside."""
-    return len(set(split_words(response)) - _FUNCTION_WORDS - _words_of_prompt(prompt))
+    return len(own_content_words(response, prompt))
+
+
+def own_content_words(response: str, prompt: str) -> set[str]:
+    """The different words that the response adds to its prompt, function words aside."""
+    return set(split_words(response)) - FUNCTION_WORDS - _words_of_prompt(prompt)
 
 
 def _own_words(words: Sequence[str], prompt: str) -> float:
@@ -126,7 +131,7 @@ def _ordinary(response: str, words: Sequence[str]) -> float:
     tokens = [token for token in tokens if token]
     num_ordinary = sum(_is_ordinary(token) for token in tokens)
     ordinary = num_ordinary / len(tokens) / MIN_ORDINARY_SHARE if tokens else 0.0
-    function_words = [word for word in words if word in _FUNCTION_WORDS]
+    function_words = [word for word in words if word in FUNCTION_WORDS]
     share = len(function_words) / len(words) / MIN_FUNCTION_SHARE
     wanted = 3 if len(words) >= LONG_ANSWER_WORDS else 2
     kinds = len(set(function_words)) / wanted

@@ -10,11 +10,12 @@ hope").
 import re
 from functools import lru_cache
 
-from rewards.readability import num_own_content_words
+from rewards.readability import num_own_content_words, own_content_words
 
 MIN_TOPIC_WORDS = 2  # different stems; the topic's own name counts for all of them
 MIN_OWN_CONTENT_WORDS = 3
 MAX_REQUEST_WORDS = 1  # kinds of words about the request ("sentence", "lowercase") in an answer
+MIN_LETTERS = 3  # of a content word beside the topic's: "a b c" says nothing
 WHOLE_WORD_LETTERS = 3  # stems up to this length match whole words only: "tea" is not in "team"
 
 _ASSISTANT_TALK = re.compile(
@@ -24,6 +25,12 @@ _ASSISTANT_TALK = re.compile(
 _REQUEST_WORD = re.compile(
     r"\b(sentence|word|letter|comma|quotation|quote|uppercase|lowercase|capital|bullet|title|"
     r"heading|headline|phrase|character|keyword|postscript|instruction|prompt|reply|answer)s?\b"
+)
+# What is declined is the request; "I cannot tell you how glad I am" declines nothing.
+_REFUSAL = re.compile(
+    r"\b(?:i (?:can't|cannot|can not|won't|will not)|(?:i'm|i am) (?:unable|not able) to) (?:\w+ )?"
+    r"(?:(?:help|assist)(?: you| with|[.!])|(?:answer|write|do) (?:that|this|your)\b|"
+    r"provide|fulfil|comply|respond)"
 )
 
 
@@ -47,6 +54,28 @@ def topic_share(
     num_mentioned = MIN_TOPIC_WORDS if is_named else num_topic_words(completion, words)
     num_own = num_own_content_words(completion, own_text)
     return min(1.0, num_mentioned / MIN_TOPIC_WORDS) * min(1.0, num_own / MIN_OWN_CONTENT_WORDS)
+
+
+def own_share(
+    completion: str, own_text: str, names: tuple[str, ...], words: tuple[str, ...]
+) -> float:
+    """How far there are content words beside the topic's own, as many as of those and three, in
+    [0, 1]: a list of its words strung on function words has none.
+    """
+    stems = (*names, *words)
+    begins = _pattern(stems).match if stems else lambda _: None
+    own = [
+        word
+        for word in own_content_words(completion, own_text)
+        if len(word) >= MIN_LETTERS and not begins(word)
+    ]
+    num_mentioned = num_topic_words(completion, stems)
+    return min(1.0, len(own) / max(MIN_OWN_CONTENT_WORDS, num_mentioned))
+
+
+def is_refusal(text: str) -> bool:
+    """Whether a text says that its writer will not do what was asked."""
+    return _REFUSAL.search(text.lower().replace("’", "'")) is not None  # noqa: RUF001
 
 
 def num_topic_words(completion: str, stems: tuple[str, ...]) -> int:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from es_align.config import Config, pass_k
+from es_align.config import Config, TaskConfig, pass_k
 from es_align.config_errors import known_keys, suggest_key
 from es_align.config_loading import (
     NOT_IDENTITY,
@@ -22,6 +22,8 @@ from es_align.config_loading import (
 )
 from es_align.errors import ConfigError, EsAlignError
 from es_align.preflight import BUNDLED_NAMES, validate
+from es_align.task_checks import check_task_settings
+from es_align.tasks import COMMON, TASKS
 
 WriteConfig = Callable[[str], Path]
 SHIPPED = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
@@ -62,6 +64,43 @@ PARTS: list[tuple[list[str], str]] = [
     ([*VLLM, "space.targets=[gate_proj]"], "add up_proj to space.targets"),
     ([*VLLM, "space.targets=[k_proj, up_proj]"], "add q_proj, v_proj, gate_proj to space.targets"),
 ]
+
+
+UNREAD_BY_TASK: list[tuple[list[str], str]] = [
+    (
+        ["task.name=gsm8k", "task.kinds=all"],
+        "task.kinds=[all]: task.name=gsm8k does not read it, it reads num_fewshot, num_heldout, "
+        "num_train, path, seed, system_prompt; leave it out",
+    ),
+    (
+        ["evaluation.task.name=ifeval", "evaluation.task.families=[quotes]"],
+        "evaluation.task.families=[quotes]: evaluation.task.name=ifeval does not read it, it reads "
+        "num_heldout, num_train, path, system_prompt; leave it out",
+    ),
+    (
+        ["task.name=letters", "task.path=somewhere", "task.max_words=40"],
+        "task.max_words=40, task.path=somewhere: task.name=letters does not read them, it reads "
+        "num_heldout, num_train, seed, system_prompt; leave them out",
+    ),
+    (["task.dataset=leg_counting"], "task.dataset=leg_counting: task.name=instructions does"),
+]
+
+
+@pytest.mark.parametrize(("overrides", "told"), UNREAD_BY_TASK)
+def test_settings_that_a_task_does_not_read_are_refused(overrides: list[str], told: str) -> None:
+    base = ["workers.engine=torch", "precision=bf16", "max_new_tokens=8"]
+    base += ["evaluation.max_new_tokens=8"]
+    config = apply_overrides(Config(model="tiny"), [*base, *overrides])
+    with pytest.raises(ConfigError) as caught:
+        validate(config, is_trained=False)
+    assert told in str(caught.value)
+    validate(config, is_begun=True, is_trained=False)
+
+
+def test_a_tasks_setting_at_its_default_is_not_refused() -> None:
+    overrides = ["task.name=letters", "task.dataset=chain_sum", "task.num_fewshot=0"]
+    check_task_settings(apply_overrides(Config(model="tiny"), overrides))
+    assert all({*COMMON, *entry.reads} <= set(TaskConfig.model_fields) for entry in TASKS.values())
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)

@@ -1,6 +1,7 @@
 """Tasks by name: what the model is asked, and which reward scores it."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from es_align.config import TaskConfig
@@ -13,7 +14,16 @@ from es_align.tasks.reasoning_gym import make_reasoning_gym
 from kernels.errors import ConfigError
 from workers.protocol import Prompt
 
-__all__ = ["BENCHMARKS", "TASKS", "HeldOut", "Task", "make_heldout", "make_task"]
+__all__ = [
+    "BENCHMARKS",
+    "COMMON",
+    "TASKS",
+    "Entry",
+    "HeldOut",
+    "Task",
+    "make_heldout",
+    "make_task",
+]
 
 
 class TaskMaker(Protocol):
@@ -22,12 +32,26 @@ class TaskMaker(Protocol):
     def __call__(self, config: TaskConfig, *, seed: int, prompts_per_generation: int) -> Task: ...
 
 
-TASKS: Mapping[str, TaskMaker] = {
-    "instructions": make_instructions,
-    "gsm8k": make_gsm8k,
-    "reasoning_gym": make_reasoning_gym,
-    "letters": make_letters,
-    "ifeval": make_ifeval,
+# Settings that every task may have; a generation is held against num_train whatever the task.
+COMMON = ("name", "num_heldout", "num_train", "system_prompt")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A task, and the settings beside COMMON that it reads: others are refused."""
+
+    make: TaskMaker
+    reads: tuple[str, ...]
+
+
+TASKS: Mapping[str, Entry] = {
+    "instructions": Entry(
+        make_instructions, ("families", "kinds", "max_instructions", "max_words", "seed")
+    ),
+    "gsm8k": Entry(make_gsm8k, ("num_fewshot", "path", "seed")),
+    "reasoning_gym": Entry(make_reasoning_gym, ("dataset", "seed")),
+    "letters": Entry(make_letters, ("seed",)),
+    "ifeval": Entry(make_ifeval, ("path",)),
 }
 # With a test split of their own, which is read without the training split.
 BENCHMARKS: Mapping[str, Callable[[TaskConfig], Sequence[Prompt]]] = {
@@ -41,10 +65,10 @@ def make_task(config: TaskConfig, *, seed: int, prompts_per_generation: int) -> 
 
     Raises ConfigError or DataError if there is too little to train on or to hold out.
     """
-    maker = TASKS.get(config.name)
-    if maker is None:
+    entry = TASKS.get(config.name)
+    if entry is None:
         raise ConfigError(f"unknown task.name={config.name!r}.{did_you_mean(config.name, TASKS)}")
-    return maker(config, seed=seed, prompts_per_generation=prompts_per_generation)
+    return entry.make(config, seed=seed, prompts_per_generation=prompts_per_generation)
 
 
 def make_heldout(config: TaskConfig) -> HeldOut:

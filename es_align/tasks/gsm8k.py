@@ -45,13 +45,7 @@ class Problem(NamedTuple):
 def make_gsm8k(config: TaskConfig, *, seed: int, prompts_per_generation: int) -> PromptTask:
     """Build the task; DataError for missing, malformed, too few or overlapping rows."""
     train, heldout = load_problems(config.path, "train"), load_problems(config.path, "heldout")
-    seen = {problem.question for problem in train}
-    shared = [problem.question for problem in heldout if problem.question in seen]
-    if shared:
-        raise DataError(
-            f"gsm8k: {len(shared)} test question(s) stand in the train split too, such as "
-            f"{shared[0][:60]!r}; remove them from one of the two"
-        )
+    _refuse_shared(train, heldout)
     shots = _shots(train, config)
     return PromptTask(
         "gsm8k",
@@ -68,8 +62,22 @@ def heldout_problems(config: TaskConfig) -> list[Prompt]:
     `make_gsm8k`.
     """
     problems = load_problems(config.path, "heldout")
-    shots = _shots(load_problems(config.path, "train"), config) if config.num_fewshot else []
+    shots = []
+    if config.num_fewshot:
+        train = load_problems(config.path, "train")
+        _refuse_shared(train, problems)
+        shots = _shots(train, config)
     return _draw("heldout", problems, config.num_heldout, config, shots)
+
+
+def _refuse_shared(train: Sequence[Problem], heldout: Sequence[Problem]) -> None:
+    seen = {problem.question for problem in train}
+    shared = [problem.question for problem in heldout if problem.question in seen]
+    if shared:
+        raise DataError(
+            f"gsm8k: {len(shared)} test question(s) stand in the train split too, such as "
+            f"{shared[0][:60]!r}; remove them from one of the two"
+        )
 
 
 def load_problems(path: str | None, split: Split) -> list[Problem]:

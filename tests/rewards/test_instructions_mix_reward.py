@@ -3,12 +3,17 @@
 import time
 
 import pytest
+from answers import RUBBISH, careless, honest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from es_align.config import TaskConfig
+from es_align.tasks import make_task
 from kernels.errors import ConfigError, DataError
 from rewards.ifeval.verdicts import judge, progresses
 from rewards.instructions_mix import instructions_mix_reward
+from rewards.topic import is_refusal
+from rewards.word_order import num_order_faults
 
 REQUEST = "Write a short story that features a bakery."
 ROW = {
@@ -57,7 +62,8 @@ TWO = ("combination:two_responses", {})
         (row(CAPITAL), STORY.upper()),
         (
             row(JSON),
-            '```json\n{"title": "A bakery", "story": ["He has flour", "and bakes"]}\n```',
+            '```json\n{"title": "A bakery", "story": ["He buys flour at dawn", "and two loaves"]}'
+            "\n```",
         ),
         (
             row(JSON),
@@ -104,6 +110,17 @@ def test_good_answers_get_all(columns, answer):
         (row(NO_COMMA), ROW["own_text"], "too_short"),
         (row(NO_COMMA), "I like to go to the park when it is sunny outside.", "off_topic"),
         (row(NO_COMMA), "I'm here to help with any bread or oven question.", "off_topic"),
+        (
+            row(NO_COMMA),
+            "I am sorry but I can not help you with bread or flour today.",
+            "off_topic",
+        ),
+        (row(NO_COMMA), "we have to bread on the oven of it with flour in the bakery", "off_topic"),
+        (
+            row(NO_COMMA),
+            "the of bread is with the oven early to was a chair of is blue",
+            "degenerate",
+        ),
         (row(JSON), "{}", "too_short"),
         (row(JSON), "3", "too_short"),
         (row(JSON), '{"a": "bread bread bread bread bread bread bread bread"}', "degenerate"),
@@ -122,6 +139,76 @@ def test_rubbish_earns_little_and_without_a_floor_next_to_nothing(columns, answe
     strict = instructions_mix_reward(answer, columns, floor=0)
     assert strict.reward is not None
     assert strict.reward < 0.3
+
+
+@pytest.fixture(scope="module")
+def prompts():
+    config = TaskConfig(kinds=("all",), max_words=60, num_train=120, num_heldout=8)
+    return [dict(p.columns) for p in make_task(config, seed=0, prompts_per_generation=4).train]
+
+
+def rewards_of(make, prompts):
+    return [float(instructions_mix_reward(make(c), c).reward or 0.0) for c in prompts]
+
+
+def test_honest_answers_earn_far_more_than_rubbish_in_any_frame(prompts):
+    good, plain = rewards_of(honest, prompts), rewards_of(careless, prompts)
+    rubbish = {name: rewards_of(make, prompts) for name, make in RUBBISH.items()}
+    best = [max(values) for values in zip(*rubbish.values(), strict=True)]
+    mean = {name: sum(values) / len(values) for name, values in rubbish.items()}
+    assert sum(good) / len(good) >= 0.8
+    assert max(mean.values()) < sum(plain) / len(plain)
+    assert sum(best) / len(best) < sum(plain) / len(plain) < 0.4
+
+
+def test_long_texts_in_json_are_sentences():
+    def score(text):
+        return instructions_mix_reward(f'{{"text": "{text}"}}', row(JSON))
+
+    assert (
+        score("Flour bread oven dough chair blue seven window paper early").reason == "degenerate"
+    )
+    assert score("He puts the bread in the oven before the first guests arrive").reward == 1.0
+
+
+def test_a_fixed_answer_does_not_excuse_what_stands_beside_it():
+    salad = "of the bread is with we oven to was at flour of is"
+    assert instructions_mix_reward(f"{salad} My answer is yes.", row(ANSWER)).reason == "degenerate"
+    assert instructions_mix_reward(salad, row(ANSWER)).reason == "degenerate"
+    assert instructions_mix_reward(f"{PLAIN} My answer is yes.", row(ANSWER)).reward == 1.0
+
+
+@pytest.mark.parametrize(
+    ("text", "num"),
+    [
+        (STORY, 0),
+        ("He ran to the shop and bought the bread.", 0),
+        ("the of bread", 1),
+        ("bread with is oven", 1),
+        ("It is what it is. It was for her and the cook", 0),
+        ("and it is so that we can bake", 1),
+        ("We had it, and it is so that bread", 0),
+    ],
+)
+def test_function_words_that_stand_as_in_no_sentence(text, num):
+    assert num_order_faults(text) == num
+
+
+@pytest.mark.parametrize(
+    ("text", "is_one"),
+    [
+        ("I'm sorry, but I cannot help you with that.", True),
+        ("I am unable to write that story.", True),
+        ("I can’t provide a recipe.", True),  # noqa: RUF001
+        ("I cannot help but smile at the bread.", False),
+        ("I cannot tell you how glad I am.", False),
+        ("I cannot write you every day.", False),
+        ("I am sorry that I could not come to the bakery.", False),
+        ("I can help you with the oven.", False),
+    ],
+)
+def test_refusals(text, is_one):
+    assert is_refusal(text) is is_one
 
 
 def test_a_floor_out_of_range_is_refused():

@@ -6,6 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from es_align.config import TaskConfig
+from es_align.task_checks import check_apart
 from es_align.tasks import make_heldout, make_task, rows
 from es_align.tasks.gsm8k import read_problems
 from kernels.errors import DataError
@@ -82,6 +83,47 @@ def test_shots_that_are_not_there_are_refused(folder):
         make(folder, num_train=28, num_heldout=4, num_fewshot=5)
     with pytest.raises(ValidationError, match="letters has no solved examples"):
         TaskConfig(name="letters", num_fewshot=1)
+
+
+def test_shots_among_heldout_problems_are_refused(folder):
+    (folder / "test.jsonl").write_bytes((folder / "train.jsonl").read_bytes())
+    config = TaskConfig(name="gsm8k", path=str(folder), num_train=20, num_heldout=0)
+    assert len(make_heldout(config).prompts) == 30
+    with pytest.raises(DataError, match=r"30 test question\(s\) stand in the train split too"):
+        make_heldout(config.model_copy(update={"num_fewshot": 2}))
+
+
+def apart(folder, tested_folder=None, *, tested, **settings):
+    task = make(folder, num_heldout=4, **settings)
+    config = TaskConfig(name="gsm8k", path=str(tested_folder or folder), **tested)
+    check_apart(task, config, make_heldout(config))
+
+
+def test_evaluation_may_not_ask_what_the_run_is_shown(folder, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    write(other, "test.jsonl", problems("train", 30))
+    with pytest.raises(
+        DataError, match=r"20 prompt\(s\) of evaluation\.task \(gsm8k\) are training"
+    ):
+        apart(folder, other, tested={"num_heldout": 0}, num_train=20)
+    task = make(folder, num_train=20, num_heldout=4, num_fewshot=3)
+    asked = {str(prompt.columns["index"]) for prompt in task.train}
+    write(
+        other, "test.jsonl", [r for i, r in enumerate(problems("train", 30)) if str(i) not in asked]
+    )
+    with pytest.raises(DataError, match=r"3 prompt\(s\) of .* are solved examples .*num_fewshot=0"):
+        apart(folder, other, tested={"num_heldout": 0}, num_train=20, num_fewshot=3)
+    apart(folder, other, tested={"num_heldout": 0}, num_train=20)
+
+
+def test_evaluation_may_not_show_what_the_run_trains_on(folder):
+    tested = {"num_train": 5, "num_heldout": 4, "num_fewshot": 8}
+    with pytest.raises(
+        DataError, match=r"8 solved example\(s\) of evaluation\.task .* num_train, seed"
+    ):
+        apart(folder, tested=tested, num_train=22)
+    apart(folder, tested=tested | {"num_train": 22}, num_train=22)
 
 
 @pytest.mark.parametrize(
