@@ -28,13 +28,12 @@ KEPT = ("baseline", "final", "gain", "gain_ci95", "pass_rate_gain", "pass_rate_g
 # Every cell has the quickstart's own sigma, 0.06, and steps: studies of one generation each found
 # that sigma right for all spaces.
 CELLS: Mapping[str, Sequence[str]] = {
-    "singular_values-openai_es": (),
-    "singular_values-openai_es-bf16": ("precision=bf16",),
-    "singular_values-cma_es": ("strategy.kind=cma_es",),
-    "singular_values-sep_cma_es": ("strategy.kind=sep_cma_es",),
-    "singular_values-snes": ("strategy.kind=snes",),
+    "singular_values-openai_es": ("space.kind=singular_values",),
+    "singular_values-openai_es-bf16": ("space.kind=singular_values", "precision=bf16"),
+    "singular_values-cma_es": ("space.kind=singular_values", "strategy.kind=cma_es"),
+    "singular_values-sep_cma_es": ("space.kind=singular_values", "strategy.kind=sep_cma_es"),
+    "singular_values-snes": ("space.kind=singular_values", "strategy.kind=snes"),
     "core-eggroll": ("space.kind=core",),
-    "core-eggroll-adam": ("space.kind=core", "strategy.optimizer=adam"),
     "lora-eggroll": ("space.kind=lora",),
     "weights-eggroll": ("space.kind=weights",),
     "weights-eggroll-bf16": ("space.kind=weights", "precision=bf16"),

@@ -32,7 +32,7 @@ RAY_OBJECT_STORE_BYTES = 256 * 2**20  # prompts and factors; a private cluster n
 SHUTDOWN_DEADLINE_S = 10.0
 SHORT_CALL_DEADLINE_S = 60.0
 # glibc's: one heap that keeps what a generation frees. Otherwise a move of whole weights finds its
-# memory given back and takes some 30,000 page faults, a quarter of its time.
+# memory given back and takes some 30,000 page faults, .2 to .3 s.
 ALLOCATOR = {
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),  # its largest

@@ -167,7 +167,7 @@ def replace_weights(worker: Any, tensors: Iterable[tuple[str, torch.Tensor]]) ->
     vLLM's own reload does it layer by layer and keeps the tensors that a compiled graph holds. What
     it leaves out: the dtype that is the default while a model is first loaded, and, of the int8
     kernel on CPUs, a scale that its handler reads from then on and nothing else keeps. Packing for
-    that kernel is oneDNN's plain reordering, no faster with more threads and more than half of the
+    that kernel is oneDNN's plain reordering, no faster with more threads and about half of the
     time: it goes on beside the loading of the next layers.
     """
     make_handler = _custom_ops.create_onednn_scaled_mm

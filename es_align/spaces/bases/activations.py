@@ -26,6 +26,7 @@ from es_align.models import linear_weights, target_layers
 from es_align.spaces.bases.base import BasisSource, LayerBasis
 from kernels.shared_basis import SharedBasis
 from kernels.svd import leading_svd
+from kernels.threads import each_on_one_thread
 from workers.protocol import Prompt
 from workers.rendering import Renderer
 
@@ -63,8 +64,11 @@ def input_directions(
     leaders = shared_inputs(model, names, tokens[0])
     found = {}
     for group in memory_groups(model, sorted(set(leaders.values()))):
-        for leader, moment_II in second_moments(model, group, tokens).items():
-            _, vectors_II = torch.linalg.eigh(moment_II)
+        moments = second_moments(model, group, tokens)
+        vectors = each_on_one_thread(
+            lambda moment_II: torch.linalg.eigh(moment_II)[1], moments.values()
+        )
+        for leader, vectors_II in zip(moments, vectors, strict=True):
             found[leader] = vectors_II[:, -rank:].flip(1).contiguous()
     return {name: found[leader] for name, leader in leaders.items()}
 

@@ -14,6 +14,8 @@ direction, |W v|: so a sigma means the same in every precision.
 
 from collections.abc import Iterator
 
+import torch
+
 from es_align.config_search import SpaceConfig
 from es_align.errors import ConfigError
 from es_align.models import linear_weights
@@ -21,6 +23,7 @@ from es_align.spaces.bases.base import BasisSource, LayerBasis
 from es_align.stored_weights import StoredWeights
 from kernels.shared_basis import SharedBasis
 from kernels.svd import leading_svd
+from kernels.threads import each_on_one_thread
 
 
 def error_bases(config: SpaceConfig, source: BasisSource) -> Iterator[LayerBasis]:
@@ -29,8 +32,9 @@ def error_bases(config: SpaceConfig, source: BasisSource) -> Iterator[LayerBasis
     Raises ConfigError if a target matches no layer or a layer has no error.
     """
     stored = StoredWeights(source.engine or source.reference)
-    for name, weight_OI in linear_weights(source.reference, config.targets):
-        weight_OI = weight_OI.double()
+
+    def make(layer: tuple[str, torch.Tensor]) -> LayerBasis:
+        name, weight_OI = layer[0], layer[1].double()
         error_OI = weight_OI - stored.matrix(name).double()
         if not error_OI.any():
             raise ConfigError(
@@ -41,4 +45,6 @@ def error_bases(config: SpaceConfig, source: BasisSource) -> Iterator[LayerBasis
             )
         left_OR, values_R, right_IR = leading_svd(error_OI, config.rank)
         gain_R = (weight_OI @ right_IR.double()).norm(dim=0).float()
-        yield LayerBasis(name, SharedBasis(right_IR, left_OR), values_R, gain_R)
+        return LayerBasis(name, SharedBasis(right_IR, left_OR), values_R, gain_R)
+
+    yield from each_on_one_thread(make, linear_weights(source.reference, config.targets))

@@ -13,6 +13,7 @@ from es_align.models import linear_weights
 from es_align.spaces.bases.base import BasisSource, LayerBasis
 from kernels.shared_basis import SharedBasis
 from kernels.svd import leading_svd
+from kernels.threads import each_on_one_thread
 
 
 def weight_bases(config: SpaceConfig, source: BasisSource) -> Iterator[LayerBasis]:
@@ -20,6 +21,10 @@ def weight_bases(config: SpaceConfig, source: BasisSource) -> Iterator[LayerBasi
 
     Raises ConfigError if a target matches no layer.
     """
-    for name, weight_OI in linear_weights(source.reference, config.targets):
+
+    def make(layer: tuple[str, torch.Tensor]) -> LayerBasis:
+        name, weight_OI = layer
         left_OR, values_R, right_IR = leading_svd(weight_OI, config.rank)
-        yield LayerBasis(name, SharedBasis(right_IR, left_OR), torch.zeros(config.rank), values_R)
+        return LayerBasis(name, SharedBasis(right_IR, left_OR), torch.zeros(config.rank), values_R)
+
+    yield from each_on_one_thread(make, linear_weights(source.reference, config.targets))
