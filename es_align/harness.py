@@ -89,8 +89,8 @@ class EsAlignModel(TemplateLM):
     ) -> list[tuple[float, bool]]:
         """Of contexts and continuations, which `TemplateLM.loglikelihood` has cut into tokens."""
         found = self._engine.likelihoods([(context, answer) for _, context, answer in requests])
-        for (key, _, _), likelihood in zip(requests, found, strict=True):
-            self.cache_hook.add_partial("loglikelihood", key, likelihood)
+        for request, likelihood in zip(requests, found, strict=True):
+            self.cache_hook.add_partial("loglikelihood", request[0], likelihood)
         return found
 
     def loglikelihood_rolling(

@@ -116,7 +116,8 @@ def test_a_killed_driver_resumes_to_the_same_ledger(
     )
     done = Ledger.open(folder / "ledger.jsonl").next_generation
     assert 1 <= done < LONG
-    result = train(config, run_dir=folder, resume=True)
+    with workers_here():
+        result = train(config, run_dir=folder, resume=True)
     assert result.generations == LONG
     assert ledger_body(folder) == ledger_body(straight)
     generations = [
