@@ -6,12 +6,15 @@ The harness brings libraries that es-align does not need, so this runs in an env
     GSM8K_TEST=FOLDER/test.jsonl HARNESS/bin/python -m pytest --noconftest \\
         tests/rewards/test_gsm8k_harness.py
 
-FOLDER is the one `task.path` names; without it the problems are made up.
+FOLDER is the one `task.path` names; without it the problems are made up. GSM8K_RESPONSES may name
+responses to them, as `es-align eval --details` writes them: {"index", "response"} a line.
 """
 
 import json
 import os
 import random
+from collections import Counter
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
@@ -148,12 +151,9 @@ def mutated(cases: list[Case], num: int) -> list[Case]:
     return made
 
 
-@pytest.mark.timeout(120)
-def test_every_verdict_is_the_harnesss(harness) -> None:
-    made = synthetic(answers())
-    cases = made + mutated(made, NUM_MUTATED)
-    assert len(made) >= NUM_PROBLEMS and len(cases) >= NUM_PROBLEMS + NUM_MUTATED
-    differing, passed = [], {"strict": 0, "flexible": 0}
+def compare(harness: Callable[[str, Case], bool], cases: list[Case]) -> Counter[str]:
+    """Assert the same verdicts for every case; how many pass, by filter."""
+    differing, passed = [], Counter(strict=0, flexible=0)
     for case in cases:
         # The task's own way: the target is cut from the solution when the data are read.
         score = gsm8k_reward(case.completion, {"answer": normalise(case.answer.strip())})
@@ -163,11 +163,30 @@ def test_every_verdict_is_the_harnesss(harness) -> None:
         }
         if score.metrics != {name: float(value) for name, value in expected.items()}:
             differing.append((case.completion[-60:], case.answer[-20:], score, expected))
-        for name, value in expected.items():
-            passed[name] += value
-    print(f"{len(cases)} responses, {len(differing)} differ; the harness passes {passed}")
+        passed.update(name for name, value in expected.items() if value)
+    print(f"{len(cases)} responses, {len(differing)} differ; the harness passes {dict(passed)}")
     assert not differing, differing[:5]
+    return passed
+
+
+@pytest.mark.timeout(120)
+def test_every_verdict_is_the_harnesss(harness) -> None:
+    made = synthetic(answers())
+    cases = made + mutated(made, NUM_MUTATED)
+    assert len(made) >= NUM_PROBLEMS and len(cases) >= NUM_PROBLEMS + NUM_MUTATED
+    passed = compare(harness, cases)
     assert 300 < passed["strict"] < passed["flexible"] < len(cases)
+
+
+@pytest.mark.timeout(120)
+def test_given_responses_and_mutated_ones(harness) -> None:
+    responses, problems = os.environ.get("GSM8K_RESPONSES"), answers()
+    if responses is None:
+        pytest.skip("GSM8K_RESPONSES is not set to a file of responses")
+    rows = [json.loads(line) for line in Path(responses).read_text(encoding="utf-8").splitlines()]
+    given = [Case(row["response"], problems[row["index"]]) for row in rows]
+    compare(harness, given)
+    compare(harness, mutated(given, NUM_MUTATED))
 
 
 def test_the_solutions_themselves_pass(harness) -> None:

@@ -121,7 +121,8 @@ def test_mutated_responses(lm_eval, prompts):
     compare(lm_eval, [(row, mutate(make_response(row, generator), generator)) for row in rows])
 
 
-def test_given_responses(lm_eval, prompts):
+@pytest.mark.slow
+def test_given_responses_and_mutated_ones(lm_eval, prompts):
     path = os.environ.get("ES_ALIGN_IFEVAL_RESPONSES")
     if not path:
         pytest.skip("ES_ALIGN_IFEVAL_RESPONSES is not set to a file of responses")
@@ -131,6 +132,9 @@ def test_given_responses(lm_eval, prompts):
     pairs = [(by_key[row["key"]], row["response"]) for row in rows if row["key"] in by_key]
     assert pairs
     compare(lm_eval, pairs)
+    generator = random.Random(3)
+    chosen = [pairs[index % len(pairs)] for index in range(NUM_MUTATED)]
+    compare(lm_eval, [(row, mutate(response, generator)) for row, response in chosen])
 
 
 # Abbreviations, initials, numbers, clitics, joined words, quotes: what the two splitters turn on.
