@@ -49,6 +49,7 @@ class LogLikelihoodOptions:
     """Options of LOG_LIKELIHOOD."""
 
     column: str = "reference"  # of the task's rows: the answer that should be likely
+    end: bool = True  # whether the answer ends there: its end token counts too
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,8 +1,9 @@
 """Answers that are given: the reference of each prompt, as tokens, for reward `log_likelihood`.
 
 The members are asked how likely they hold the reference after the chat-templated prompt, its end
-token included, which is the loss of supervised fine-tuning with its sign turned. The reward is the
-mean over the answer's tokens, in natural logarithms, so that long answers do not count for more.
+token included unless it is only how an answer begins, which is the loss of supervised fine-tuning
+with its sign turned. The reward is the mean over the answer's tokens, in natural logarithms, so
+that long answers do not count for more.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,12 +27,13 @@ def likelihood_reward(specs: Sequence[RewardSpec]) -> RewardSpec | None:
 def reference_tokens(
     renderer: Renderer, prompts: Sequence[Prompt], spec: RewardSpec
 ) -> dict[str, tuple[int, ...]]:
-    """Tokens of each prompt's reference, the end token last, by prompt id.
+    """Tokens of each prompt's reference by prompt id, the end token last if the reference is a
+    whole answer.
 
     Raises DataError naming a prompt without a reference.
     """
-    column = LogLikelihoodOptions(**spec.options).column  # pyright: ignore[reportArgumentType]
-    end = end_token(renderer)
+    options = LogLikelihoodOptions(**spec.options)  # pyright: ignore[reportArgumentType]
+    column, end = options.column, (end_token(renderer),) if options.end else ()
     tokens = {}
     for prompt in prompts:
         try:
@@ -39,7 +41,7 @@ def reference_tokens(
         except DataError as error:
             raise DataError(f"prompt {prompt.prompt_id}: {error}") from None
         ids = renderer.tokenizer.encode(text, add_special_tokens=False)
-        tokens[prompt.prompt_id] = (*ids, end)
+        tokens[prompt.prompt_id] = (*ids, *end)
     return tokens
 
 

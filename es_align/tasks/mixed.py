@@ -17,6 +17,7 @@ from es_align.tasks.arguments import Arguments, Draws, Scope, draw_arguments
 from es_align.tasks.base import PromptTask, make_messages, shuffled
 from es_align.tasks.kind_wordings import KIND_WORDINGS
 from es_align.tasks.kinds import Deck, are_compatible, make_deck
+from es_align.tasks.openings import draw_opening
 from es_align.tasks.requests import BRIEFLY, REQUESTS, YES_OR_NO
 from es_align.tasks.topics import TOPICS, Split, Topic
 from es_align.tasks.wordings import QUESTIONS
@@ -89,10 +90,12 @@ def _make_prompt(split: Split, index: int, deck: Deck, config: TaskConfig) -> Pr
         wording = draws.pick(KIND_WORDINGS[kinds.REPEAT].half(split))
         arguments[kinds.REPEAT] = Arguments({"prompt_to_repeat": text}, {})
         text, own_text = f"{text}\n\n{wording}", f"{own_text}\n\n{wording}"
+    columns = _columns(request.topic, arguments, text, own_text)
+    opening = draw_opening(request.topic.name, split, arguments, draws)
     return Prompt(
         prompt_id=f"{split}/{index}",
         messages=make_messages(text, config.system_prompt),
-        columns=_columns(request.topic, arguments, text, own_text),
+        columns=columns if opening is None else {**columns, "opening": opening},
     )
 
 

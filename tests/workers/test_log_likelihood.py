@@ -173,6 +173,20 @@ def test_a_chunk_has_the_mean_of_the_answer_s_tokens_and_its_end(
     assert result.num_prompt_tokens == 2 * sum(len(s.prompt_ids + s.answer_ids) for s in sequences)
 
 
+def test_a_beginning_is_scored_without_an_end(model_path: Path, renderer: Renderer) -> None:
+    reward = RewardSpec("log_likelihood", {"column": "gold", "end": False})
+    worker = Evaluator(spec_of(reward), [], PROMPTS)
+    names = tuple(prompt.prompt_id for prompt in PROMPTS)
+    result = worker.evaluate(Chunk(0, 0, (0,), None, names, Sampling(8)))
+    beginnings = [
+        sequence._replace(answer_ids=sequence.answer_ids[:-1])
+        for sequence in forced(renderer, [BASE_MEMBER])
+    ]
+    means = [plain(model_path, s, {}) / len(s.answer_ids) for s in beginnings]
+    assert [len(s.answer_ids) for s in beginnings] == [5, 1, 38]
+    assert result.rewards_MP == pytest.approx(np.array([means]), abs=SUM_TOLERANCE)
+
+
 @pytest.mark.parametrize(
     ("columns", "told"),
     [
