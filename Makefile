@@ -78,8 +78,9 @@ $(READY): pyproject.toml constraints.txt overrides.txt | .venv/bin/python
 quickstart: setup
 	HF_HUB_OFFLINE=1 .venv/bin/es-align train configs/quickstart.yaml
 
+# Files side by side, each on one core; engines would wait for each other's threads.
 test: setup
-	HF_HUB_OFFLINE=1 .venv/bin/pytest -m "not gpu" $(PYTEST_ARGS)
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 .venv/bin/pytest -m "not gpu" --numprocesses 2 --dist loadfile $(PYTEST_ARGS)
 
 lint: setup
 	.venv/bin/ruff check .
