@@ -91,7 +91,10 @@ class Evaluator:
         else:
             answered = self._generated(chunk)
         has_verdict = self.has_verdict or prompts[0].reward_name is not None
-        return chunk_result(chunk, prompts, answered, has_verdict=has_verdict)
+        result = chunk_result(chunk, prompts, answered, has_verdict=has_verdict)
+        return (
+            result if self.means is None else replace(result, mean_digest=self.means.moved.digest)
+        )
 
     def _generated(self, chunk: Chunk) -> Answered:
         """Completions, scored while others are still being written."""

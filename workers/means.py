@@ -103,6 +103,7 @@ class Means:
         for layer in layers:
             self._add(layer, weight_of)
         self._step_norm = 0.0
+        self._moved: Moved | None = None
 
     @property
     def has_weights(self) -> bool:
@@ -112,10 +113,13 @@ class Means:
     @property
     def moved(self) -> Moved:
         """What there is after the last move."""
-        return Moved(self.digest, self._step_norm)
+        if self._moved is None:
+            self._moved = Moved(self.digest, self._step_norm)
+        return self._moved
 
     def move(self, move: Move) -> None:
         """Take one step; raises WorkerError if it has no finite length."""
+        self._moved = None
         stream = NoiseStream(self.settings.seed, move.noise_generation, self.settings.noise)
         if move.max_step is None:
             squares = [

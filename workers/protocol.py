@@ -110,6 +110,7 @@ class ChunkResult:
     num_prompt_tokens: int
     generate_s: float  # until the last completion was there
     score_s: float  # that scoring, which goes on beside generation, took longer than it
+    mean_digest: str | None = None  # of the mean that the worker held, in a seeded space
     samples: tuple[Sample, ...] = field(default=())
 
 

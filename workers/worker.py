@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from workers.evaluator import Evaluator, peak_rss_bytes
 from workers.layers import PerturbedLayer
@@ -11,12 +12,23 @@ from workers.protocol import Chunk, ChunkResult, Move, Moved, Prompt, WorkerInfo
 from workers.starting import WorkerSpec
 
 
+class Place(NamedTuple):
+    """Where a worker's process runs."""
+
+    host: str
+    pid: int
+
+
 class Worker:
     """Holds an engine; loading happens in `load`, under the caller's deadline."""
 
     def __init__(self, index: int) -> None:
         self.index = index
         self.evaluator: Evaluator | None = None
+
+    def place(self) -> Place:
+        """Where this worker is; the first thing it says."""
+        return Place(os.uname().nodename, os.getpid())
 
     def load(
         self,

@@ -1,0 +1,58 @@
+"""How long a chunk should take, from what chunks took so far: deadlines, and who is late.
+
+A chunk's cost is the number of tokens it may write or read at most, which its answer cannot change;
+seconds a token are the median of the latest chunks of the same kind, so that neither one slow
+worker nor one short answer moves them much.
+"""
+
+import statistics
+from collections import deque
+
+from workers.protocol import Chunk
+
+REMEMBERED = 63  # chunks of a kind
+FEWEST = 3  # chunks before anything is estimated
+# A chunk that takes so many times as long as others of its cost is given to an idle worker too,
+LATE = 2.0
+# and after so many its worker counts as hung. Answers may be twenty times as long as usual.
+HUNG = 20.0
+LEAST_DEADLINE_S = 30.0  # below, a pause of the machine would look like a hang
+
+
+def cost_of(chunk: Chunk) -> int:
+    """Tokens that may be written, one more a completion for its prompt."""
+    num_completions = len(chunk.members) * len(chunk.prompt_ids) * chunk.num_samples
+    return num_completions * (chunk.sampling.max_new_tokens + 1)
+
+
+class Estimates:
+    """Seconds a unit of cost, by kind of chunk."""
+
+    def __init__(self) -> None:
+        self._rates: dict[int, deque[float]] = {}
+        self._medians: dict[int, float] = {}
+
+    def learn(self, chunk: Chunk, seconds: float) -> None:
+        """A chunk took so long."""
+        kind = _kind(chunk)
+        rates = self._rates.setdefault(kind, deque(maxlen=REMEMBERED))
+        rates.append(seconds / cost_of(chunk))
+        if len(rates) >= FEWEST:
+            self._medians[kind] = statistics.median(rates)
+
+    def expected_s(self, chunk: Chunk) -> float | None:
+        """What a chunk should take; None while too few are known."""
+        rate = self._medians.get(_kind(chunk))
+        return None if rate is None else rate * cost_of(chunk)
+
+    def deadline_s(self, chunk: Chunk, longest_s: float, num_failures: int) -> float:
+        """When its worker counts as hung; twice as late after each failure, at most `longest_s`."""
+        expected_s = self.expected_s(chunk)
+        if expected_s is None:
+            return longest_s
+        return min(longest_s, 2.0**num_failures * max(LEAST_DEADLINE_S, HUNG * expected_s))
+
+
+def _kind(chunk: Chunk) -> int:
+    """Chunks of one length of answers are alike: a generation's, or an evaluation's."""
+    return chunk.sampling.max_new_tokens

@@ -1,0 +1,418 @@
+"""The workers of a run and their lives: made, loaded, brought to the run's mean, killed, made anew.
+
+A worker that fails is killed and comes back by itself, later after each failure in a row, while the
+others work on; so does one whose machine is gone, once there is another. A worker gets work only
+when it holds the mean that the others hold: digests are compared after it has loaded and after
+every move, and one that differs is fenced off and started again.
+"""
+
+import heapq
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import NamedTuple
+
+from kernels.errors import EsAlignError, WorkerError
+from workers.protocol import Move, Moved, WorkerInfo
+from workers.transport import Transport
+
+LONGEST_PAUSE_S = 60.0  # before a worker that keeps failing is made again
+FOREVER = float("inf")
+
+Tell = Callable[[str], None]
+
+
+class State(Enum):
+    """Where a worker is in its life."""
+
+    PAUSED = "paused"  # dead, made again at `not_before`
+    PLACING = "placing"  # asked for, not running yet: perhaps no machine has room
+    LOADING = "loading"
+    READY = "ready"
+    GIVEN_UP = "given up"
+
+
+@dataclass(slots=True)
+class Worker:
+    """One of the run's workers; the process behind it changes."""
+
+    number: int
+    state: State = State.PAUSED
+    not_before: float = 0.0
+    num_moves: int = 0  # of the run's moves, those it was sent
+    failures: int = 0  # in a row
+    working_on: "Call | None" = None  # its chunk
+    busy_s: float = 0.0  # with chunks, since the fleet began
+    num_chunks: int = 0
+    num_tokens: int = 0
+    num_started: int = 0
+    problem: str = ""  # the last one
+
+
+class Call(NamedTuple):
+    """A call that is not over."""
+
+    number: int
+    worker: int
+    method: str
+    started: float
+    deadline_s: float
+    subject: object  # what the caller wants to find again
+
+
+class Over(NamedTuple):
+    """A call that is, and how it ended."""
+
+    call: Call
+    outcome: object  # the answer, or an Exception
+
+
+@dataclass(frozen=True, slots=True)
+class FleetSettings:
+    """How many workers, and how long they may take."""
+
+    num_workers: int
+    num_needed: int  # ready before the run begins; the others join when they are
+    load_deadline_s: float
+    call_deadline_s: float  # of a move or a chunk
+    max_retries: int
+
+
+class TookTooLong(Exception):
+    """A call that was not over at its deadline."""
+
+
+class Fleet:
+    """Workers behind a transport."""
+
+    def __init__(self, transport: Transport, settings: FleetSettings, tell: Tell) -> None:
+        self.workers = [Worker(number) for number in range(settings.num_workers)]
+        self.num_failures = 0
+        self.settings = settings
+        self.began = transport.now()
+        self._transport = transport
+        self._tell = tell
+        self._load_arguments: Sequence[object] = ()
+        self._calls: dict[int, Call] = {}
+        self._deadlines: list[tuple[float, int]] = []  # a heap, with calls that are over
+        self._moves: list[Move] = []
+        self._moved: Moved | None = None  # what a worker's mean is after all moves
+        self._votes: dict[int, Moved] = {}  # after the last move, until that is agreed on
+        self._is_started = False
+        self._has_tied = False
+        self._lost: list[Over] = []  # chunks of workers that failed with something else
+        self._none_ready_since = transport.now()
+
+    def now(self) -> float:
+        """Seconds on the transport's clock."""
+        return self._transport.now()
+
+    def start(self, load_arguments: Sequence[object], moves: Sequence[Move]) -> list[WorkerInfo]:
+        """Make all workers and wait until as many as are needed have loaded and made `moves`.
+
+        Raises what a worker raised if it is an error a user can mend, WorkerError if they are not
+        ready in time.
+        """
+        self._load_arguments, self._moves = load_arguments, list(moves)
+        infos: dict[int, WorkerInfo] = {}
+        while len(self._ready) < self.settings.num_needed:
+            num_left = len(self.workers) - self.states()[State.GIVEN_UP]
+            if num_left < self.settings.num_needed:
+                problems = self._problems()
+                raise WorkerError(f"{num_left} of {len(self.workers)} workers are left: {problems}")
+            for over in self.step(FOREVER):
+                if isinstance(over.outcome, WorkerInfo):
+                    infos[over.call.worker] = over.outcome
+        self._is_started = True
+        return [infos[number] for number in sorted(infos)]
+
+    def move(self, move: Move) -> Moved:
+        """Let every worker take a step with its mean and agree on what it is then.
+
+        Those that are still busy with a chunk that somebody else has answered take it when they are
+        done, and are compared then. Raises WorkerError if the workers cannot agree.
+        """
+        self._moves.append(move)
+        self._moved, self._votes = None, {}
+        for worker in self._ready:
+            self._send_moves(worker)
+        while self._moved is None:
+            self._agree()
+            if self._moved is None:
+                self.step(FOREVER)
+        return self._moved
+
+    def call(
+        self,
+        worker: int,
+        method: str,
+        *arguments: object,
+        deadline_s: float,
+        subject: object = None,
+    ) -> Call:
+        """Call a ready worker; `step` says how it ended."""
+        number = self._transport.call(worker, method, *arguments)
+        return self._note(number, worker, method, deadline_s, subject)
+
+    def call_all(self, method: str, *arguments: object, deadline_s: float) -> list[object]:
+        """What each ready worker answers, in their order; raises the first one's problem."""
+        waiting = {
+            self.call(worker.number, method, *arguments, deadline_s=deadline_s).number
+            for worker in self._ready
+        }
+        answers: dict[int, object] = {}
+        while waiting:
+            for call, outcome in self.step(FOREVER):
+                if call.number not in waiting:
+                    continue
+                waiting.remove(call.number)
+                if isinstance(outcome, Exception):
+                    raise self.as_user_error(outcome, f"worker {call.worker}, {method}")
+                answers[call.worker] = outcome
+        return [answers[worker] for worker in sorted(answers)]
+
+    def step(self, until: float) -> list[Over]:
+        """Wait for the next thing to happen, at most until `until` on the transport's clock, and
+        see to the workers' lives; returns the calls that are over.
+        """
+        now = self._transport.now()
+        self._place_due(now)
+        timeout_s = max(0.0, min(until, self._next_timer()) - now)
+        events = self._transport.wait(timeout_s)
+        over = [Over(self._calls.pop(e.call), e.outcome) for e in events if e.call in self._calls]
+        over += self._late(self._transport.now())
+        over += self._lost
+        self._lost = []
+        for call, outcome in over:
+            self._live(call, outcome)
+        self._require_hope()
+        return over
+
+    def fail(self, worker: Worker, problem: Exception) -> None:
+        """Kill a worker that failed; it is made again, at once the first time and later after each
+        failure in a row.
+        """
+        self._transport.kill(worker.number)
+        busy = worker.working_on
+        if busy is not None and busy.number in self._calls:
+            self._lost.append(Over(busy, problem))
+        self._calls = {n: c for n, c in self._calls.items() if c.worker != worker.number}
+        self.num_failures += 1
+        worker.failures += 1
+        pause_s = min(2.0 ** (worker.failures - 1), LONGEST_PAUSE_S) if worker.failures > 1 else 0.0
+        where = self._transport.where(worker.number)
+        worker.state, worker.working_on = State.PAUSED, None
+        worker.not_before = self._transport.now() + pause_s
+        worker.problem = self._transport.describe(problem)
+        self._votes.pop(worker.number, None)
+        again = f"made again in {pause_s:.0f} s" if pause_s else "made again"
+        on = f" on {where}" if where else ""
+        self._tell(f"worker {worker.number}{on}: {worker.problem}; {again}")
+
+    def as_user_error(self, problem: Exception, what: str) -> EsAlignError:
+        """The error that ends a run."""
+        if isinstance(problem, EsAlignError):
+            return problem
+        return WorkerError(
+            f"{what}: {self._transport.describe(problem)}; finished generations are in the ledger, "
+            "repair the cause and go on with --resume"
+        )
+
+    @property
+    def _ready(self) -> list[Worker]:
+        return [worker for worker in self.workers if worker.state is State.READY]
+
+    def idle(self) -> Iterator[Worker]:
+        """Ready workers without a chunk."""
+        return (worker for worker in self._ready if worker.working_on is None)
+
+    def states(self) -> Counter[State]:
+        """How many workers are in each state."""
+        return Counter(worker.state for worker in self.workers)
+
+    @property
+    def digest(self) -> str | None:
+        """Of the mean that every worker must hold; None where they hold none."""
+        return None if self._moved is None else self._moved.digest
+
+    def _note(
+        self, number: int, worker: int, method: str, deadline_s: float, subject: object = None
+    ) -> Call:
+        call = Call(number, worker, method, self._transport.now(), deadline_s, subject)
+        self._calls[number] = call
+        if deadline_s != FOREVER:
+            heapq.heappush(self._deadlines, (call.started + deadline_s, number))
+        return call
+
+    def _place_due(self, now: float) -> None:
+        for worker in self.workers:
+            if worker.state is State.PAUSED and worker.not_before <= now:
+                worker.state = State.PLACING
+                # However long no machine has room: another may come.
+                self._note(self._transport.place(worker.number), worker.number, "place", FOREVER)
+
+    def _next_timer(self) -> float:
+        while self._deadlines and self._deadlines[0][1] not in self._calls:
+            heapq.heappop(self._deadlines)
+        timers = [worker.not_before for worker in self.workers if worker.state is State.PAUSED]
+        if self._deadlines:
+            timers.append(self._deadlines[0][0])
+        if not self._ready:
+            timers.append(self._none_ready_since + self._load_deadline_s)
+        return min(timers, default=FOREVER)
+
+    def _late(self, now: float) -> list[Over]:
+        late = []
+        while self._deadlines and self._deadlines[0][0] <= now:
+            call = self._calls.pop(heapq.heappop(self._deadlines)[1], None)
+            if call is not None:
+                late.append(Over(call, TookTooLong(f"no answer after {now - call.started:.0f} s")))
+        return late
+
+    def _live(self, call: Call, outcome: object) -> None:
+        """What a call's end means for its worker."""
+        worker = self.workers[call.worker]
+        if call.method not in ("place", "load", "move"):
+            return
+        if isinstance(outcome, Exception):
+            self._fail_or_raise(worker, call, outcome)
+        elif call.method == "place":
+            worker.state, worker.num_moves = State.LOADING, len(self._moves)
+            arguments = (*self._load_arguments, list(self._moves))
+            number = self._transport.call(worker.number, "load", *arguments)
+            self._note(number, worker.number, "load", self._load_deadline_s)
+        elif call.method == "load":
+            assert isinstance(outcome, WorkerInfo)
+            self._join(worker, outcome)
+        elif worker.num_moves == len(self._moves):
+            assert isinstance(outcome, Moved)
+            self._compare(worker, outcome)
+
+    def _join(self, worker: Worker, info: WorkerInfo) -> None:
+        is_late = self._is_started or worker.num_started > 0
+        worker.state = State.READY
+        worker.num_started += 1
+        if is_late:
+            where = self._transport.where(worker.number)
+            self._tell(f"worker {worker.number} joins{f' on {where}' if where else ''}")
+        if worker.num_moves < len(self._moves):
+            self._send_moves(worker)
+        elif info.moved is not None:
+            self._compare(worker, info.moved)
+        self._none_ready_since = FOREVER
+
+    def _send_moves(self, worker: Worker) -> None:
+        for move in self._moves[worker.num_moves :]:
+            number = self._transport.call(worker.number, "move", move)
+            busy = worker.working_on
+            waits_s = 0.0 if busy is None else busy.deadline_s
+            deadline_s = self.settings.call_deadline_s + waits_s
+            self._note(number, worker.number, "move", deadline_s)
+        worker.num_moves = len(self._moves)
+
+    def _compare(self, worker: Worker, moved: Moved) -> None:
+        if self._moved is None:
+            self._votes[worker.number] = moved
+            if not self._is_started:
+                self._moved = moved  # the caller holds the first against the ledger
+        elif moved.digest != self._moved.digest:
+            self._fence(worker, moved)
+
+    def _fence(self, worker: Worker, moved: Moved) -> None:
+        assert self._moved is not None
+        problem = WorkerError(
+            f"after {len(self._moves)} moves worker {worker.number} holds a mean with digest "
+            f"{moved.digest[:12]}, others one with {self._moved.digest[:12]}; their machines or "
+            "versions differ: use one kind, then go on with --resume"
+        )
+        # Made anew it moves from the start: only what is not an accident differs again.
+        if worker.failures and len(self.workers) == 2:
+            raise problem
+        self.fail(worker, problem)
+        if worker.failures > self.settings.max_retries:
+            self._give_up(worker)
+
+    def _agree(self) -> None:
+        """Settle what the mean is once nobody is left to wait for: what most workers say."""
+        if any(
+            call.method == "move" and self.workers[call.worker].working_on is None
+            for call in self._calls.values()
+        ):
+            return
+        if not self._votes:
+            return
+        counts = Counter(moved.digest for moved in self._votes.values()).most_common(2)
+        if len(counts) > 1 and counts[0][1] == counts[1][1]:
+            self._break_tie()
+            return
+        self._moved = next(m for m in self._votes.values() if m.digest == counts[0][0])
+        for number, moved in sorted(self._votes.items()):
+            self._compare(self.workers[number], moved)
+        self._votes = {}
+
+    def _break_tie(self) -> None:
+        """Make all workers anew, once: from the start they move to the same mean, or never will."""
+        votes = sorted(self._votes.items())
+        told = ", ".join(f"worker {number} {moved.digest[:12]}" for number, moved in votes)
+        problem = WorkerError(
+            f"after {len(self._moves)} moves the workers hold different means ({told}); their "
+            "machines or versions differ: use one kind, then go on with --resume"
+        )
+        if self._has_tied:
+            raise problem
+        self._has_tied, self._votes = True, {}
+        for number, _ in votes:
+            self.fail(self.workers[number], problem)
+
+    def _fail_or_raise(self, worker: Worker, call: Call, problem: Exception) -> None:
+        what = {"place": "starting", "load": self._loading, "move": "moving its mean"}[call.method]
+        is_mendable = isinstance(problem, EsAlignError)
+        if is_mendable and not self._is_started:
+            raise problem
+        told = problem if is_mendable else self.as_user_error(problem, what)
+        self.fail(worker, problem)
+        if is_mendable:  # what it said once it would say again
+            self._give_up(worker)
+        if not self._ready and worker.failures > self.settings.max_retries:
+            raise WorkerError(f"worker {worker.number} failed {worker.failures} times: {told}")
+
+    def _give_up(self, worker: Worker) -> None:
+        worker.state = State.GIVEN_UP
+        self._tell(f"worker {worker.number} is given up: {worker.problem}")
+
+    def _require_hope(self) -> None:
+        """Raise WorkerError if no worker is left, or none came back in time."""
+        if self._ready:
+            self._none_ready_since = FOREVER
+            return
+        now = self._transport.now()
+        if self._none_ready_since == FOREVER:
+            self._none_ready_since = now
+        states = self.states()
+        problems = self._problems()
+        if states[State.GIVEN_UP] == len(self.workers):
+            raise WorkerError(f"no worker is left ({problems}); go on with --resume")
+        waited_s = now - self._none_ready_since
+        if waited_s >= self._load_deadline_s:
+            told = ", ".join(f"{count} {state.value}" for state, count in states.items())
+            raise WorkerError(
+                f"no worker was ready for {waited_s:.0f} s ({told}){': ' if problems else ''}"
+                f"{problems}; raise workers.load_deadline_s, or look at the machines and the "
+                "workers' logs, then go on with --resume"
+            )
+
+    def _problems(self) -> str:
+        failed = (worker for worker in self.workers if worker.problem)
+        return "; ".join(f"worker {worker.number}: {worker.problem}" for worker in failed)
+
+    @property
+    def _loading(self) -> str:
+        moves = f" and making {len(self._moves)} moves" if self._moves else ""
+        return f"loading the model{moves}"
+
+    @property
+    def _load_deadline_s(self) -> float:
+        """A move that is made anew may take as long as it could the first time."""
+        settings = self.settings
+        return settings.load_deadline_s + len(self._moves) * settings.call_deadline_s
