@@ -1,6 +1,7 @@
 # make setup        .venv with everything (about a minute; at once when nothing changed)
 # make quickstart   a real model learns something on this machine
 # make test         all tests that need no accelerator
+# make chaos        60 faults on a small cluster; the ledger must not notice (about 20 minutes)
 #
 # ENGINE=vllm TORCH_BACKEND=auto make setup     for a CUDA machine
 # EXTRAS=dev,grpo,track make setup              what to install beside the engine
@@ -10,7 +11,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup quickstart test lint format clean
+.PHONY: help setup quickstart test chaos lint format clean
 
 # What an earlier `make setup` chose holds for `make test` and the others.
 -include .venv/choices.mk
@@ -81,6 +82,9 @@ quickstart: setup
 # Files side by side, each on one core; engines would wait for each other's threads.
 test: setup
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 .venv/bin/pytest -m "not gpu" --numprocesses 2 --dist loadfile $(PYTEST_ARGS)
+
+chaos: setup
+	HF_HUB_OFFLINE=1 .venv/bin/python benchmarks/chaos.py
 
 lint: setup
 	.venv/bin/ruff check .

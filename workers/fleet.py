@@ -116,12 +116,20 @@ class Fleet:
         """
         self._load_arguments, self._moves = load_arguments, list(moves)
         infos: dict[int, WorkerInfo] = {}
+        ends = self._transport.now() + self._load_deadline_s
         while len(self._ready) < self.settings.num_needed:
+            if self._transport.now() >= ends:
+                raise WorkerError(
+                    f"{len(self._ready)} of the {self.settings.num_needed} workers that the run "
+                    f"begins with are ready after {self._load_deadline_s:.0f} s "
+                    f"({self._told_states()}); raise workers.load_deadline_s, lower "
+                    "workers.min_count, or make room on the cluster"
+                )
             num_left = len(self.workers) - self.states()[State.GIVEN_UP]
             if num_left < self.settings.num_needed:
                 problems = self._problems()
                 raise WorkerError(f"{num_left} of {len(self.workers)} workers are left: {problems}")
-            for over in self.step(FOREVER):
+            for over in self.step(ends):
                 if isinstance(over.outcome, WorkerInfo):
                     infos[over.call.worker] = over.outcome
         self._is_started = True
@@ -374,7 +382,8 @@ class Fleet:
         self.fail(worker, problem)
         if is_mendable:  # what it said once it would say again
             self._give_up(worker)
-        if not self._ready and worker.failures > self.settings.max_retries:
+        is_alone = not self._ready or not self._is_started
+        if is_alone and worker.failures > self.settings.max_retries:
             raise WorkerError(f"worker {worker.number} failed {worker.failures} times: {told}")
 
     def _give_up(self, worker: Worker) -> None:
@@ -389,18 +398,19 @@ class Fleet:
         now = self._transport.now()
         if self._none_ready_since == FOREVER:
             self._none_ready_since = now
-        states = self.states()
         problems = self._problems()
-        if states[State.GIVEN_UP] == len(self.workers):
+        if self.states()[State.GIVEN_UP] == len(self.workers):
             raise WorkerError(f"no worker is left ({problems}); go on with --resume")
         waited_s = now - self._none_ready_since
         if waited_s >= self._load_deadline_s:
-            told = ", ".join(f"{count} {state.value}" for state, count in states.items())
             raise WorkerError(
-                f"no worker was ready for {waited_s:.0f} s ({told}){': ' if problems else ''}"
+                f"no worker was ready for {waited_s:.0f} s ({self._told_states()}){': ' if problems else ''}"
                 f"{problems}; raise workers.load_deadline_s, or look at the machines and the "
                 "workers' logs, then go on with --resume"
             )
+
+    def _told_states(self) -> str:
+        return ", ".join(f"{count} {state.value}" for state, count in self.states().items())
 
     def _problems(self) -> str:
         failed = (worker for worker in self.workers if worker.problem)
