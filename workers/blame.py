@@ -1,4 +1,4 @@
-"""Which members a chunk fails for, once it has failed too often: halves are tried until one is left.
+"""Which members a chunk fails for, once it has failed too often: halves are tried in turn.
 
 A chunk that kills every worker it meets usually does so for one of its members; the name of that
 one, and not of the sixty beside it, is what its owner can look into.

@@ -404,8 +404,8 @@ class Fleet:
         waited_s = now - self._none_ready_since
         if waited_s >= self._load_deadline_s:
             raise WorkerError(
-                f"no worker was ready for {waited_s:.0f} s ({self._told_states()}){': ' if problems else ''}"
-                f"{problems}; raise workers.load_deadline_s, or look at the machines and the "
+                f"no worker was ready for {waited_s:.0f} s ({self._told_states()})"
+                f"{f': {problems}' if problems else ''}; raise workers.load_deadline_s, or look at the machines and the "
                 "workers' logs, then go on with --resume"
             )
 
