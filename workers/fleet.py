@@ -403,10 +403,11 @@ class Fleet:
             raise WorkerError(f"no worker is left ({problems}); go on with --resume")
         waited_s = now - self._none_ready_since
         if waited_s >= self._load_deadline_s:
+            told = f"{self._told_states()}{f'; {problems}' if problems else ''}"
             raise WorkerError(
-                f"no worker was ready for {waited_s:.0f} s ({self._told_states()})"
-                f"{f': {problems}' if problems else ''}; raise workers.load_deadline_s, or look at the machines and the "
-                "workers' logs, then go on with --resume"
+                f"no worker was ready for {waited_s:.0f} s ({told}); raise "
+                "workers.load_deadline_s, or look at the machines and the workers' logs, then go "
+                "on with --resume"
             )
 
     def _told_states(self) -> str:
