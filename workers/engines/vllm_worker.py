@@ -26,6 +26,7 @@ from workers.engines.vllm_compat import (
     choose_greedily_without_copy,
     replace_weights,
     request_argument,
+    score_answers_only,
     slices_of,
 )
 from workers.layers import load_factors
@@ -34,6 +35,7 @@ from workers.population import Population
 from workers.protocol import BASE_MEMBER
 
 MEMBER_ARGUMENT = "es_member"
+ANSWER_ARGUMENT = "es_answer"  # how many of the prompt's last tokens are to be scored
 # A column comes back as the product with a one: rounded to bf16, after its code and its scale.
 COLUMN_TOLERANCE = 2.0**-8
 
@@ -106,6 +108,7 @@ class PopulationWorker(PlatformWorker):
         self.population.check_all_hooked()
         before_each_step(self.model_runner, self._map_rows)
         choose_greedily_without_copy(self.model_runner)
+        score_answers_only(self.model_runner, self._num_answer)
 
     def _hook(self, name: str, layer: LinearBase, packed: dict[str, list[str]]) -> None:
         parent, _, last = name.rpartition(".")
@@ -126,6 +129,9 @@ class PopulationWorker(PlatformWorker):
         slots = [request_argument(runner, name, MEMBER_ARGUMENT) for name in request_ids]
         numbers = [BASE_MEMBER if slot is None else cast(int, slot) for slot in slots]
         self.rows.set(torch.from_numpy(np.repeat(np.array(numbers, dtype=np.int32), num_rows)))
+
+    def _num_answer(self, request_id: str) -> int | None:
+        return cast(int | None, request_argument(self.model_runner, request_id, ANSWER_ARGUMENT))
 
     def set_members(self, members: Members) -> None:
         """Make these the members (called through `collective_rpc`)."""
