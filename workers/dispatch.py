@@ -1,9 +1,10 @@
 """The dispatcher: which worker works on which chunk, and what becomes of what a lost one had.
 
 Chunks are pulled: a worker that is done gets the next one, so fast workers do more. When none are
-left, one that takes too long is given to an idle worker as well, and the first answer counts. The
-chunk of a worker that dies, hangs or holds another mean goes back to the front of the queue. What
-is in a chunk, and where its result stands, depends on none of this, and so neither do the numbers.
+left, one that takes too long, or that an idle worker would have done before the one that has it,
+is given to the idle one as well, and the first answer counts. The chunk of a worker that dies,
+hangs or holds another mean goes back to the front of the queue. What is in a chunk, and where its
+result stands, depends on none of this, and so neither do the numbers.
 
 Everything here is bookkeeping over a `Transport`: Ray in production (`workers.pool`), a simulated
 cluster in `es-align plan` and benchmarks/scale.py.
@@ -20,6 +21,7 @@ from workers.estimates import LATE, Estimates
 from workers.fleet import FOREVER, Call, Fleet, State, Worker
 from workers.protocol import Chunk, ChunkResult
 
+LEAST_GAIN = 0.25  # of a chunk's time: a copy has to be that much earlier
 DROPPED = "dropped"  # reason of completions that nobody waited for
 
 
@@ -39,6 +41,7 @@ class Work:
     failures: dict[int, int] = field(default_factory=dict)
     num_missing: int = 0  # members whose scores are not there
     num_copies: int = 0
+    next_late: float = FOREVER  # when the next chunk is overdue, if a worker is there to take it
 
 
 class Dispatcher:
@@ -72,12 +75,21 @@ class Dispatcher:
         ]
 
     def _hand_out(self, work: Work) -> None:
-        """Give idle workers what is left, then what is late."""
-        for worker in self.fleet.idle():
-            place = work.queue.popleft() if work.queue else self._latest(work, worker)
+        """Give idle workers what is left, then what they would have done first."""
+        work.next_late = FOREVER
+        idle = self.fleet.idle()
+        num_given = min(len(idle), len(work.queue))
+        for worker in idle[:num_given]:
+            self._give(work, work.queue.popleft(), worker)
+        spare = idle[num_given:]
+        while spare:
+            fastest = min(spare, key=lambda worker: self.estimates.slowness(worker.number))
+            place = self._to_copy(work, fastest)
             if place is None:
                 return
-            self._give(work, place, worker)
+            work.num_copies += 1
+            self._give(work, place, fastest)
+            spare.remove(fastest)
 
     def _give(self, work: Work, place: int, worker: Worker) -> None:
         chunk, failures = work.chunks[place], work.failures.get(place, 0)
@@ -86,44 +98,46 @@ class Dispatcher:
         call = self.fleet.call(
             worker.number, "evaluate", chunk, deadline_s=deadline_s, subject=(work, place)
         )
-        worker.working_on = call
+        self.fleet.occupy(worker, call)
         work.running.setdefault(place, []).append(call)
 
-    def _latest(self, work: Work, worker: Worker) -> int | None:
-        """The chunk that is most overdue and that one worker alone has."""
-        now = self.fleet.now()
-        overdue = {
-            place: now - self._late_at(work, place)
-            for place, calls in work.running.items()
-            if place not in work.results and len(calls) == 1 and calls[0].worker != worker.number
-        }
-        place = max(overdue, key=lambda place: overdue[place], default=None)
-        if place is None or overdue[place] < 0:
-            return None
-        work.num_copies += 1
-        return place
-
-    def _late_at(self, work: Work, place: int) -> float:
-        expected_s = self.estimates.expected_s(work.chunks[place])
-        return FOREVER if expected_s is None else work.running[place][0].started + LATE * expected_s
+    def _to_copy(self, work: Work, worker: Worker) -> int | None:
+        """Of the chunks that one worker alone has the most overdue, else the one that is expected
+        last if `worker` would have it clearly earlier; notes when the next one becomes overdue.
+        """
+        now, estimates = self.fleet.now(), self.estimates
+        work.next_late = FOREVER
+        most_overdue, last = (0.0, -1), (0.0, -1)  # seconds, place
+        for place, calls in work.running.items():
+            expected_s = estimates.expected_s(work.chunks[place])
+            if len(calls) > 1 or place in work.results or expected_s is None:
+                continue
+            (call,) = calls
+            slowness = estimates.slowness(call.worker)
+            late_at = call.started + LATE * expected_s * max(1.0, slowness)
+            if late_at <= now:
+                most_overdue = max(most_overdue, (now - late_at, place))
+                continue
+            work.next_late = min(work.next_late, late_at)
+            gained_s = (
+                call.started
+                - now
+                + expected_s * (slowness - estimates.slowness(worker.number) - LEAST_GAIN)
+            )
+            last = max(last, (gained_s, place))
+        place = last[1] if most_overdue[1] < 0 else most_overdue[1]
+        return None if place < 0 else place
 
     def _next_late(self, work: Work) -> float:
         """When a chunk becomes late that an idle worker could take."""
-        if work.queue or next(self.fleet.idle(), None) is None:
-            return FOREVER
-        alone = (
-            place
-            for place, calls in work.running.items()
-            if place not in work.results and len(calls) == 1
-        )
-        return min((self._late_at(work, place) for place in alone), default=FOREVER)
+        return work.next_late
 
     def _take(self, work: Work, call: Call, outcome: object) -> None:
         """See to a chunk's answer, or to what went wrong with it."""
         if call.method != "evaluate":
             return
         worker = self.fleet.workers[call.worker]
-        worker.working_on = None
+        self.fleet.release(worker, call)
         seconds = self.fleet.now() - call.started
         worker.busy_s += seconds
         asked, place = call.subject  # pyright: ignore[reportGeneralTypeIssues]
@@ -145,7 +159,7 @@ class Dispatcher:
         if not calls:
             del work.running[place]
         if isinstance(outcome, ChunkResult):
-            self.estimates.learn(work.chunks[place], seconds)
+            self.estimates.learn(work.chunks[place], seconds, call.worker)
             if place not in work.results:
                 work.results[place] = outcome
                 work.num_missing -= len(outcome.members)

@@ -2,7 +2,7 @@
 
 A chunk's cost is the number of tokens it may write or read at most, which its answer cannot change;
 seconds a token are the median of the latest chunks of the same kind, so that neither one slow
-worker nor one short answer moves them much.
+worker nor one short answer moves them much. How slow a worker is beside the others is kept apart.
 """
 
 import statistics
@@ -17,6 +17,7 @@ LATE = 2.0
 # and after so many its worker counts as hung. Answers may be twenty times as long as usual.
 HUNG = 20.0
 LEAST_DEADLINE_S = 30.0  # below, a pause of the machine would look like a hang
+KEPT_SHARE = 0.7  # of what is known of a worker's slowness, at each of its chunks
 
 
 def cost_of(chunk: Chunk) -> int:
@@ -31,10 +32,16 @@ class Estimates:
     def __init__(self) -> None:
         self._rates: dict[int, deque[float]] = {}
         self._medians: dict[int, float] = {}
+        self._slowness: dict[int, float] = {}
 
-    def learn(self, chunk: Chunk, seconds: float) -> None:
-        """A chunk took so long."""
+    def learn(self, chunk: Chunk, seconds: float, worker: int) -> None:
+        """A chunk took a worker so long."""
         kind = _kind(chunk)
+        expected_s = self.expected_s(chunk)
+        if expected_s:
+            latest = seconds / expected_s
+            known = self._slowness.get(worker, latest)
+            self._slowness[worker] = KEPT_SHARE * known + (1 - KEPT_SHARE) * latest
         rates = self._rates.setdefault(kind, deque(maxlen=REMEMBERED))
         rates.append(seconds / cost_of(chunk))
         if len(rates) >= FEWEST:
@@ -44,6 +51,10 @@ class Estimates:
         """What a chunk should take; None while too few are known."""
         rate = self._medians.get(_kind(chunk))
         return None if rate is None else rate * cost_of(chunk)
+
+    def slowness(self, worker: int) -> float:
+        """How many times as long as others a worker takes; 1 while nothing is known."""
+        return self._slowness.get(worker, 1.0)
 
     def deadline_s(self, chunk: Chunk, longest_s: float, num_failures: int) -> float:
         """When its worker counts as hung; twice as late after each failure, at most `longest_s`."""

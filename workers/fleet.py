@@ -8,7 +8,7 @@ every move, and one that differs is fenced off and started again.
 
 import heapq
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple
@@ -88,6 +88,10 @@ class Fleet:
 
     def __init__(self, transport: Transport, settings: FleetSettings, tell: Tell) -> None:
         self.workers = [Worker(number) for number in range(settings.num_workers)]
+        # By number; kept beside the states because every event asks.
+        self._paused = {worker.number: worker for worker in self.workers}
+        self._ready: dict[int, Worker] = {}
+        self._idle: dict[int, Worker] = {}
         self.num_failures = 0
         self.settings = settings
         self.began = transport.now()
@@ -102,7 +106,7 @@ class Fleet:
         self._is_started = False
         self._has_tied = False
         self._lost: list[Over] = []  # chunks of workers that failed with something else
-        self._none_ready_since = transport.now()
+        self._none_ready_since = transport.now()  # FOREVER while one is
 
     def now(self) -> float:
         """Seconds on the transport's clock."""
@@ -143,7 +147,7 @@ class Fleet:
         """
         self._moves.append(move)
         self._moved, self._votes = None, {}
-        for worker in self._ready:
+        for worker in self._ready.values():
             self._send_moves(worker)
         while self._moved is None:
             self._agree()
@@ -167,7 +171,7 @@ class Fleet:
         """What each ready worker answers, in their order; raises the first one's problem."""
         waiting = {
             self.call(worker.number, method, *arguments, deadline_s=deadline_s).number
-            for worker in self._ready
+            for worker in self._ready.values()
         }
         answers: dict[int, object] = {}
         while waiting:
@@ -186,7 +190,7 @@ class Fleet:
         """
         now = self._transport.now()
         self._place_due(now)
-        timeout_s = max(0.0, min(until, self._next_timer()) - now)
+        timeout_s = 0.0 if self._lost else max(0.0, min(until, self._next_timer()) - now)
         events = self._transport.wait(timeout_s)
         over = [Over(self._calls.pop(e.call), e.outcome) for e in events if e.call in self._calls]
         over += self._late(self._transport.now())
@@ -210,8 +214,11 @@ class Fleet:
         worker.failures += 1
         pause_s = min(2.0 ** (worker.failures - 1), LONGEST_PAUSE_S) if worker.failures > 1 else 0.0
         where = self._transport.where(worker.number)
-        worker.state, worker.working_on = State.PAUSED, None
+        worker.working_on = None
+        self._enter(worker, State.PAUSED)
         worker.not_before = self._transport.now() + pause_s
+        if not self._ready:
+            self._none_ready_since = min(self._none_ready_since, self._transport.now())
         worker.problem = self._transport.describe(problem)
         self._votes.pop(worker.number, None)
         again = f"made again in {pause_s:.0f} s" if pause_s else "made again"
@@ -227,13 +234,30 @@ class Fleet:
             "repair the cause and go on with --resume"
         )
 
-    @property
-    def _ready(self) -> list[Worker]:
-        return [worker for worker in self.workers if worker.state is State.READY]
+    def idle(self) -> list[Worker]:
+        """Ready workers without a chunk, those that wait longest first."""
+        return list(self._idle.values())
 
-    def idle(self) -> Iterator[Worker]:
-        """Ready workers without a chunk."""
-        return (worker for worker in self._ready if worker.working_on is None)
+    def occupy(self, worker: Worker, call: Call) -> None:
+        """An idle worker has a chunk from here on."""
+        worker.working_on = call
+        del self._idle[worker.number]
+
+    def release(self, worker: Worker, call: Call) -> None:
+        """The call that a worker had its chunk by is over."""
+        if worker.working_on is call:
+            worker.working_on = None
+            self._idle[worker.number] = worker
+
+    def _enter(self, worker: Worker, state: State) -> None:
+        worker.state = state
+        for workers, of_state in ((self._paused, State.PAUSED), (self._ready, State.READY)):
+            workers.pop(worker.number, None)
+            if state is of_state:
+                workers[worker.number] = worker
+        self._idle.pop(worker.number, None)
+        if state is State.READY and worker.working_on is None:
+            self._idle[worker.number] = worker
 
     def states(self) -> Counter[State]:
         """How many workers are in each state."""
@@ -254,16 +278,16 @@ class Fleet:
         return call
 
     def _place_due(self, now: float) -> None:
-        for worker in self.workers:
-            if worker.state is State.PAUSED and worker.not_before <= now:
-                worker.state = State.PLACING
+        for worker in list(self._paused.values()):
+            if worker.not_before <= now:
+                self._enter(worker, State.PLACING)
                 # However long no machine has room: another may come.
                 self._note(self._transport.place(worker.number), worker.number, "place", FOREVER)
 
     def _next_timer(self) -> float:
         while self._deadlines and self._deadlines[0][1] not in self._calls:
             heapq.heappop(self._deadlines)
-        timers = [worker.not_before for worker in self.workers if worker.state is State.PAUSED]
+        timers = [worker.not_before for worker in self._paused.values()]
         if self._deadlines:
             timers.append(self._deadlines[0][0])
         if not self._ready:
@@ -286,20 +310,21 @@ class Fleet:
         if isinstance(outcome, Exception):
             self._fail_or_raise(worker, call, outcome)
         elif call.method == "place":
-            worker.state, worker.num_moves = State.LOADING, len(self._moves)
+            self._enter(worker, State.LOADING)
+            worker.num_moves = len(self._moves)
             arguments = (*self._load_arguments, list(self._moves))
             number = self._transport.call(worker.number, "load", *arguments)
             self._note(number, worker.number, "load", self._load_deadline_s)
         elif call.method == "load":
             assert isinstance(outcome, WorkerInfo)
             self._join(worker, outcome)
-        elif worker.num_moves == len(self._moves):
+        elif call.subject == len(self._moves):  # else one of several that it has to catch up with
             assert isinstance(outcome, Moved)
             self._compare(worker, outcome)
 
     def _join(self, worker: Worker, info: WorkerInfo) -> None:
         is_late = self._is_started or worker.num_started > 0
-        worker.state = State.READY
+        self._enter(worker, State.READY)
         worker.num_started += 1
         if is_late:
             where = self._transport.where(worker.number)
@@ -311,12 +336,12 @@ class Fleet:
         self._none_ready_since = FOREVER
 
     def _send_moves(self, worker: Worker) -> None:
-        for move in self._moves[worker.num_moves :]:
+        busy = worker.working_on
+        deadline_s = 0.0 if busy is None else busy.deadline_s
+        for num_moves, move in enumerate(self._moves[worker.num_moves :], worker.num_moves + 1):
             number = self._transport.call(worker.number, "move", move)
-            busy = worker.working_on
-            waits_s = 0.0 if busy is None else busy.deadline_s
-            deadline_s = self.settings.call_deadline_s + waits_s
-            self._note(number, worker.number, "move", deadline_s)
+            deadline_s += self.settings.call_deadline_s
+            self._note(number, worker.number, "move", deadline_s, num_moves)
         worker.num_moves = len(self._moves)
 
     def _compare(self, worker: Worker, moved: Moved) -> None:
@@ -387,21 +412,17 @@ class Fleet:
             raise WorkerError(f"worker {worker.number} failed {worker.failures} times: {told}")
 
     def _give_up(self, worker: Worker) -> None:
-        worker.state = State.GIVEN_UP
+        self._enter(worker, State.GIVEN_UP)
         self._tell(f"worker {worker.number} is given up: {worker.problem}")
 
     def _require_hope(self) -> None:
         """Raise WorkerError if no worker is left, or none came back in time."""
         if self._ready:
-            self._none_ready_since = FOREVER
             return
-        now = self._transport.now()
-        if self._none_ready_since == FOREVER:
-            self._none_ready_since = now
         problems = self._problems()
         if self.states()[State.GIVEN_UP] == len(self.workers):
             raise WorkerError(f"no worker is left ({problems}); go on with --resume")
-        waited_s = now - self._none_ready_since
+        waited_s = self._transport.now() - self._none_ready_since
         if waited_s >= self._load_deadline_s:
             told = f"{self._told_states()}{f'; {problems}' if problems else ''}"
             raise WorkerError(

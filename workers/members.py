@@ -1,6 +1,11 @@
-"""Who the members are: vectors of numbers, or seeds from which workers make the same noise."""
+"""Who the members are: vectors of numbers, or seeds from which workers make the same noise.
+
+Pickled, numbers that count up by one are the first and how many, and whole pairs are theirs: what a
+chunk of seeds takes on the wire does not grow with its members.
+"""
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -8,6 +13,9 @@ import numpy as np
 
 if TYPE_CHECKING:  # the arithmetic needs torch, which the driver's own checks do without
     from kernels.matrix_noise import NoiseKind
+
+SIGNS = (1, -1)  # of a pair's two members, in this order
+Packed = tuple[int, int] | list[int]  # the first number and how many, or all
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +37,43 @@ class NoiseMembers:
 
     def __len__(self) -> int:
         return len(self.pairs)
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
+        pairs, signs = self.pairs, self.signs
+        if pairs[::2] == pairs[1::2] and signs == SIGNS * (len(signs) // 2):
+            pairs, signs = pairs[::2], ()
+        rest = self.sigma, self.kind, self.mean_D
+        return _noise_members, (self.seed, self.generation, pack(pairs), signs, *rest)
+
+
+def _noise_members(
+    seed: int,
+    generation: int,
+    packed: Packed,
+    signs: tuple[int, ...],
+    sigma: float,
+    kind: "NoiseKind",
+    mean_D: np.ndarray | None,
+) -> NoiseMembers:
+    """What was pickled; without signs both members of each pair are there."""
+    pairs = unpack(packed)
+    if not signs:
+        pairs, signs = tuple(pair for pair in pairs for _ in SIGNS), SIGNS * len(pairs)
+    return NoiseMembers(seed, generation, pairs, signs, sigma, kind, mean_D)
+
+
+def pack(numbers: tuple[int, ...]) -> Packed:
+    """Numbers in short, if they count up by one."""
+    first, num = numbers[0] if numbers else 0, len(numbers)
+    return (first, num) if numbers == tuple(range(first, first + num)) else list(numbers)
+
+
+def unpack(packed: Packed) -> tuple[int, ...]:
+    """The numbers that were packed."""
+    if isinstance(packed, list):
+        return tuple(packed)
+    first, num = packed
+    return tuple(range(first, first + num))
 
 
 Members = np.ndarray | NoiseMembers  # vectors_MD (float32), or seeds

@@ -2,20 +2,23 @@
 
 Shape suffixes: _M members, _P prompts, _N pairs, _D numbers of a member's vector. After start-up
 only `Chunk` and `Move` go out and only `ChunkResult` and `Moved` come back: no weights, no adapter
-files.
+files. A chunk and its result pickle themselves as plain numbers and bytes, since the names of
+classes and fields would be most of a small one.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from rewards.base import JsonValue
-from workers.members import Members
+from workers.members import Members, Packed, pack, unpack
 
 LOG_LIKELIHOOD = "log_likelihood"  # in `metrics_MP`: mean natural log probability of a token
 MEAN_MEMBER = -2  # the run's current mean, evaluated like a member
 BASE_MEMBER = -1  # the model with nothing added; also padding rows
+
+Reduced = tuple[Callable[..., object], tuple[object, ...]]  # of `__reduce__`
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +56,51 @@ class Chunk:
     sample_members: tuple[int, ...] = ()  # members whose texts come back, for samples.jsonl
     num_samples: int = 1  # completions of each prompt by each member
     pass_k: int | None = None  # score of a prompt: pass@k of its samples; None: their mean reward
+
+    def __reduce__(self) -> Reduced:
+        drawn = self.sampling
+        sampling = (
+            drawn.max_new_tokens,
+            drawn.temperature,
+            drawn.seed,
+            drawn.ignore_eos,
+            drawn.with_log_likelihood,
+        )
+        return _chunk, (
+            self.chunk_id,
+            self.generation,
+            pack(self.members),
+            self.perturbed,
+            self.prompt_ids,
+            sampling,
+            self.sample_members,
+            self.num_samples,
+            self.pass_k,
+        )
+
+
+def _chunk(
+    chunk_id: int,
+    generation: int,
+    members: Packed,
+    perturbed: Members | None,
+    prompt_ids: tuple[str, ...],
+    sampling: tuple[int, float, int, bool, bool],
+    sample_members: tuple[int, ...],
+    num_samples: int,
+    pass_k: int | None,
+) -> Chunk:
+    return Chunk(
+        chunk_id,
+        generation,
+        unpack(members),
+        perturbed,
+        prompt_ids,
+        Sampling(*sampling),
+        sample_members,
+        num_samples,
+        pass_k,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +160,42 @@ class ChunkResult:
     score_s: float  # that scoring, which goes on beside generation, took longer than it
     mean_digest: str | None = None  # of the mean that the worker held, in a seeded space
     samples: tuple[Sample, ...] = field(default=())
+
+    def __reduce__(self) -> Reduced:
+        tables = [self.rewards_MP, self.passed_MP, *self.metrics_MP.values()]
+        counts = self.num_completions, self.num_unscored
+        tokens = self.num_generated_tokens, self.num_prompt_tokens
+        return _chunk_result, (
+            self.chunk_id,
+            pack(self.members),
+            tuple(table_MP.tobytes() for table_MP in tables),
+            tuple(self.metrics_MP),
+            dict(self.reasons),
+            (*counts, *tokens, self.generate_s, self.score_s),
+            None if self.mean_digest is None else bytes.fromhex(self.mean_digest),
+            self.samples,
+        )
+
+
+def _chunk_result(
+    chunk_id: int,
+    packed: Packed,
+    tables: tuple[bytes, ...],
+    names: tuple[str, ...],
+    reasons: Mapping[str, int],
+    counts: tuple[int, int, int, int, float, float],
+    mean_digest: bytes | None,
+    samples: tuple[Sample, ...],
+) -> ChunkResult:
+    members = unpack(packed)
+    rewards_MP, passed_MP, *metrics = (
+        np.frombuffer(table, dtype=np.float64).reshape(len(members), -1) for table in tables
+    )
+    named = dict(zip(names, metrics, strict=True))
+    digest = None if mean_digest is None else mean_digest.hex()
+    return ChunkResult(
+        chunk_id, members, rewards_MP, passed_MP, named, reasons, *counts, digest, samples
+    )
 
 
 @dataclass(frozen=True, slots=True)
