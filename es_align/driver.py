@@ -24,6 +24,7 @@ from es_align.tasks import Task
 from workers.members import beside_mean
 from workers.pool import Pool
 from workers.protocol import LOG_LIKELIHOOD
+from workers.ray_metrics import RayMetrics
 
 CANARY_MEMBERS = 2
 MAX_NAMES_SHOWN = 3
@@ -34,6 +35,8 @@ def run_generations(
     run: Run, task: Task, pool: Pool, config: Config, reporter: Reporter
 ) -> tuple[float | None, float]:
     """Evaluate, evolve and evaluate; returns the noise floor and the driver's own seconds."""
+    run.record_usage(run.completed, pool.usage())
+    ray_metrics = RayMetrics(run.folder.path.resolve().name, reporter.note)
     check_hooks(run, task, pool)
     noise_floor = measure_noise_floor(task, pool, config)
     evaluate_if_due(run, task, pool, config)
@@ -44,9 +47,12 @@ def run_generations(
         prompt_ids = tuple(prompt.prompt_id for prompt in task.batch(generation))
         asked = time.perf_counter()
         rollout = run_population(pool, config, population, prompt_ids)
-        answered = time.perf_counter()
+        answered, usage = time.perf_counter(), pool.usage()
+        run.record_usage(generation + 1, usage)
+        ray_metrics.publish(generation + 1, usage)
         fitness_M = fitness_of(rollout, config.strategy)
         metrics = rollout_metrics(rollout, fitness_M, answered - asked, noise_floor)
+        metrics |= usage.metrics
         with run.kept_if_refused(generation, rollout, metrics):
             update = run.strategy.tell(population, fitness_M)
         told = time.perf_counter()

@@ -7,6 +7,8 @@
     ledger.jsonl       the run itself (see `es_align.ledger`)
     checkpoints/       shortcuts to a generation
     metrics.jsonl, samples.jsonl, evaluations.jsonl   for people and plots
+    workers.jsonl      what each worker did (see docs/observing.md): a row a generation, and one
+                       at each start
     plots/             written at the end, and so is the best generation:
     adapter/           a PEFT LoRA, or of space `weights` the whole checkpoint in model/
 
@@ -21,7 +23,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from es_align.config import Config
+from es_align.config_errors import describe_errors
 from es_align.config_loading import changed_fields
 from es_align.errors import RunFolderError
 from es_align.ledger import Ledger
@@ -35,6 +40,7 @@ LEDGER_FILE = "ledger.jsonl"
 METRICS_FILE = "metrics.jsonl"
 SAMPLES_FILE = "samples.jsonl"
 EVALUATIONS_FILE = "evaluations.jsonl"
+WORKERS_FILE = "workers.jsonl"
 CHECKPOINTS = "checkpoints"
 ADAPTER = "adapter"
 MODEL = "model"
@@ -53,6 +59,7 @@ class RunFolder:
         self.metrics = path / METRICS_FILE
         self.samples = path / SAMPLES_FILE
         self.evaluations = path / EVALUATIONS_FILE
+        self.workers = path / WORKERS_FILE
         self.checkpoints = path / CHECKPOINTS
         self.adapter = path / ADAPTER
         self.model = path / MODEL
@@ -70,14 +77,20 @@ class RunFolder:
         write_synced(self.path / CONFIG_FILE, text.encode())
 
     def read_config(self) -> Config:
-        """The configuration the run was begun with; RunFolderError if there is none."""
+        """The configuration the run was begun with; RunFolderError if there is none to read."""
         file = self.path / CONFIG_FILE
         if not file.is_file():
             raise RunFolderError(
                 f"{self.path} has no {CONFIG_FILE}, so it holds no run; "
                 "name a folder that `es-align train` wrote"
             )
-        return Config.model_validate_json(file.read_text())
+        try:
+            return Config.model_validate_json(file.read_text(encoding="utf-8"))
+        except ValidationError as error:
+            raise RunFolderError(
+                f"{file} is no configuration of this es-align: {describe_errors(error)} Use the "
+                "version that wrote it, or restore the file"
+            ) from None
 
     def append_rows(self, file: Path, rows: Sequence[Mapping[str, object]]) -> None:
         """Append JSON lines; flushed, not synced: the ledger is what a run stands on."""
@@ -91,7 +104,7 @@ class RunFolder:
 
     def drop_rows_after(self, completed: int) -> None:
         """Cut rows of generations that do not count, and a torn last line, from every row file."""
-        for file in (self.metrics, self.samples, self.evaluations):
+        for file in (self.metrics, self.samples, self.evaluations, self.workers):
             if file.is_file():
                 lines = file.read_bytes().splitlines(keepends=True)
                 kept = [line for line in lines if _generation(line) <= completed]
@@ -119,7 +132,8 @@ def check_new(folder: RunFolder) -> None:
             "go on with it by --resume, or choose another --run-dir"
         )
     left_overs = {CONFIG_FILE, BASIS_FILE, LEDGER_FILE}
-    left_overs |= {METRICS_FILE, SAMPLES_FILE, EVALUATIONS_FILE, PROMPT_FILE, REWARDS}
+    left_overs |= {METRICS_FILE, SAMPLES_FILE, EVALUATIONS_FILE, WORKERS_FILE}
+    left_overs |= {PROMPT_FILE, REWARDS}
     if folder.path.is_file():
         raise RunFolderError(f"{folder.path} is a file; choose another --run-dir")
     if folder.path.is_dir():

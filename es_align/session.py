@@ -26,6 +26,7 @@ from es_align.tasks import Task
 from workers.layers import save_factors
 from workers.members import Members
 from workers.protocol import Moved
+from workers.usage import Usage
 
 # What computes, then what cuts a text into tokens or decides a score.
 PACKAGES = (
@@ -141,6 +142,10 @@ class Run:
         )
         if done % self.config.checkpoint_every == 0:
             self.save_checkpoint()
+
+    def record_usage(self, done: int, usage: Usage) -> None:
+        """Write the row of workers.jsonl of a generation, or of a start after so many."""
+        self.folder.append_rows(self.folder.workers, [{"generation": done, **usage.row}])
 
     @contextmanager
     def kept_if_refused(

@@ -55,6 +55,7 @@ def test_the_folder_holds_what_the_readme_says(straight: tuple[Path, TrainResult
         "metrics.jsonl",
         "samples.jsonl",
         "evaluations.jsonl",
+        "workers.jsonl",
         "checkpoints",
         "plots",
         "adapter",

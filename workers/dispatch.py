@@ -20,6 +20,7 @@ from kernels.errors import EsAlignError
 from workers.estimates import LATE, Estimates
 from workers.fleet import FOREVER, Call, Fleet, State, Worker
 from workers.protocol import Chunk, ChunkResult
+from workers.usage import Meter, Usage
 
 LEAST_GAIN = 0.25  # of a chunk's time: a copy has to be that much earlier
 DROPPED = "dropped"  # reason of completions that nobody waited for
@@ -52,6 +53,7 @@ class Dispatcher:
         self.estimates = Estimates()
         self.num_retries = 0
         self.num_copies = 0
+        self._meter = Meter(fleet)
 
     def evaluate(self, chunks: Sequence[Chunk], drop_slowest: float = 0.0) -> list[ChunkResult]:
         """Evaluate all chunks; results come back in their order.
@@ -63,16 +65,24 @@ class Dispatcher:
         num_members = sum(len(chunk.members) for chunk in chunks)
         work = Work(chunks, int(drop_slowest * num_members), deque(range(len(chunks))))
         work.num_missing = num_members
+        meter = self._meter = Meter(self.fleet)
         while work.num_missing > work.num_droppable:
             self._hand_out(work)
+            meter.queue_max = max(meter.queue_max, len(work.queue))
             until = self._next_late(work)
             for call, outcome in self.fleet.step(until):
                 self._take(work, call, outcome)
         self.num_copies += work.num_copies
+        meter.num_retries = sum(work.failures.values())
+        meter.num_copies, meter.num_dropped = work.num_copies, work.num_missing
         return [
             work.results[place] if place in work.results else _dropped(chunk)
             for place, chunk in enumerate(chunks)
         ]
+
+    def usage(self) -> Usage:
+        """What the workers did in the last call of `evaluate`."""
+        return self._meter.usage()
 
     def _hand_out(self, work: Work) -> None:
         """Give idle workers what is left, then what they would have done first."""

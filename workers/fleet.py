@@ -43,7 +43,9 @@ class Worker:
     num_moves: int = 0  # of the run's moves, those it was sent
     failures: int = 0  # in a row
     working_on: "Call | None" = None  # its chunk
-    busy_s: float = 0.0  # with chunks, since the fleet began
+    ready_since: float | None = None  # None: it is not
+    ready_s: float = 0.0  # before that, since the fleet began
+    busy_s: float = 0.0  # with chunks that are over, since the fleet began
     num_chunks: int = 0
     num_tokens: int = 0
     num_started: int = 0
@@ -214,7 +216,9 @@ class Fleet:
         worker.failures += 1
         pause_s = min(2.0 ** (worker.failures - 1), LONGEST_PAUSE_S) if worker.failures > 1 else 0.0
         where = self._transport.where(worker.number)
-        worker.working_on = None
+        if worker.ready_since is not None:
+            worker.ready_s += self.now() - worker.ready_since
+        worker.ready_since = worker.working_on = None
         self._enter(worker, State.PAUSED)
         worker.not_before = self._transport.now() + pause_s
         if not self._ready:
@@ -262,6 +266,10 @@ class Fleet:
     def states(self) -> Counter[State]:
         """How many workers are in each state."""
         return Counter(worker.state for worker in self.workers)
+
+    def where(self, worker: int) -> str:
+        """See `Transport.where`."""
+        return self._transport.where(worker)
 
     @property
     def digest(self) -> str | None:
@@ -325,6 +333,7 @@ class Fleet:
     def _join(self, worker: Worker, info: WorkerInfo) -> None:
         is_late = self._is_started or worker.num_started > 0
         self._enter(worker, State.READY)
+        worker.ready_since = self.now()
         worker.num_started += 1
         if is_late:
             where = self._transport.where(worker.number)

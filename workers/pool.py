@@ -21,6 +21,7 @@ from workers.members import Members
 from workers.protocol import Chunk, ChunkResult, Move, Moved, Prompt, WorkerInfo
 from workers.ray_transport import RayTransport
 from workers.starting import WorkerSpec
+from workers.usage import Usage
 
 SHORT_CALL_DEADLINE_S = 60.0
 
@@ -109,6 +110,10 @@ class Pool:
     def evaluate(self, chunks: Sequence[Chunk], drop_slowest: float = 0.0) -> list[ChunkResult]:
         """Evaluate all chunks; results come back in the order of `chunks`. See `Dispatcher`."""
         return self._started.evaluate(chunks, drop_slowest)
+
+    def usage(self) -> Usage:
+        """What the workers did in the last call of `evaluate`."""
+        return self._started.usage()
 
     def move(self, move: Move) -> Moved:
         """Let every worker take a step with its mean. See `Fleet`."""

@@ -10,6 +10,7 @@ from workers.evaluator import Evaluator
 from workers.members import Members
 from workers.pool import Pool
 from workers.protocol import Chunk, ChunkResult, Move, Moved, WorkerInfo
+from workers.usage import Usage
 
 
 class LocalPool(Pool):
@@ -24,6 +25,9 @@ class LocalPool(Pool):
 
     def evaluate(self, chunks: Sequence[Chunk]) -> list[ChunkResult]:
         return [self.evaluator.evaluate(chunk) for chunk in chunks]
+
+    def usage(self) -> Usage:
+        return Usage((), 0, 0, 0, 0, 0)
 
     def move(self, move: Move) -> Moved:
         return self.evaluator.move(move)
