@@ -14,8 +14,8 @@ from es_align.tasks.topics import Split
 from es_align.tasks.wordings import Wordings
 from rewards.ifeval.detectable_format import ANSWERS
 
-# Without commas, so that they suit every instruction. Two words, as answers often begin: the mean over
-# a beginning's tokens is what counts, and only the first ones say whether an instruction was heard.
+# Without commas, so that they suit every instruction. Two words, as answers often begin: the mean
+# over a beginning's tokens counts, and only the first ones say whether an instruction was heard.
 STARTS = Wordings(
     train=("There is", "I like", "The best", "It was", "We all", "My friend", "As a", "In the"),
     heldout=("This is", "You may", "People say"),
