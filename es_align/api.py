@@ -27,6 +27,7 @@ from es_align.targets import best_generation
 from es_align.task_checks import check_apart
 from es_align.tasks import Task, make_heldout, make_task
 from es_align.training import run_training
+from workers.cluster import joined
 
 __all__ = ["best_generation", "evaluate", "export", "quantize", "replay", "train"]
 
@@ -51,14 +52,19 @@ def train(
         check_resumable(folder, config)
     else:
         check_new(folder)
+    with joined(config.workers.address):
+        return _train(config, folder, reporter, is_begun=resume)
+
+
+def _train(config: Config, folder: RunFolder, reporter: Reporter, *, is_begun: bool) -> TrainResult:
     task = _make_task(config)
     reporter.note(f"model: {config.model} in {config.precision}, made once and cached if needed")
     model = resolve_model(config.model, config.precision)
     check_writable(config, stored_scheme(model.source))
-    if not resume:
+    if not is_begun:
         space = config.space
         reporter.note(f"space: {space.kind}, basis {space.basis}, made once for the run folder")
-    run = (resume_run if resume else begin_run)(folder, config, model, task)
+    run = (resume_run if is_begun else begin_run)(folder, config, model, task)
     try:
         return run_training(run, task, model, reporter)
     finally:

@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 import typer
 
 from es_align.cli_bench import bench
-from es_align.cli_options import AsJson, Generation, Overrides, Run
+from es_align.cli_options import Address, AsJson, Generation, Overrides, Run
 from es_align.cli_top import top
 from es_align.shadowing import foreign_kernels, shadowing_kernels
 
@@ -41,6 +41,7 @@ def train(
         Path | None, typer.Option(help="Run folder. Default: runs/<config name>-<seed>.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a stopped run.")] = False,
+    address: Address = None,
     as_json: AsJson = False,
 ) -> None:
     """Train a model, and measure it before, during and after on held-out prompts."""
@@ -49,7 +50,8 @@ def train(
     from es_align.progress import ConsoleReporter
     from es_align.terminal import quiet_libraries, result_stream, write_result
 
-    settings = load_config(config, overrides or ())
+    named = [] if address is None else [f"workers.address={address}"]
+    settings = load_config(config, [*named, *(overrides or ())])
     validate(settings, is_begun=resume)
     with result_stream(as_json=as_json) as stream:
         reporter = ConsoleReporter(to_stderr=as_json)
@@ -100,6 +102,7 @@ def evaluate(
     generation: Generation = None,
     precision: Annotated[str | None, typer.Option(help="fp32, bf16, int8 or int4.")] = None,
     engine: Annotated[str | None, typer.Option(help="vllm or torch.")] = None,
+    address: Address = None,
     overrides: Overrides = None,
     as_json: AsJson = False,
 ) -> None:
@@ -107,7 +110,7 @@ def evaluate(
     from es_align.progress import ConsoleReporter
     from es_align.terminal import quiet_libraries, result_stream, write_result
 
-    named = {"precision": precision, "workers.engine": engine}
+    named = {"precision": precision, "workers.engine": engine, "workers.address": address}
     settings = [f"{key}={value}" for key, value in named.items() if value is not None]
     with result_stream(as_json=as_json) as stream:
         from es_align.api import evaluate as run_evaluation

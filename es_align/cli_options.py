@@ -9,6 +9,13 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a setting: strategy.sigma=0.02."),
 ]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        metavar="auto|HOST:PORT|ray://HOST:PORT",
+        help="Ray cluster to use, as workers.address. Default: a private one on this machine.",
+    ),
+]
 AsJson = Annotated[
     bool,
     typer.Option("--json", help="Last line of stdout: one JSON object. All else goes to stderr."),

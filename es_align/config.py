@@ -133,11 +133,19 @@ class WorkersConfig(Section):
 
     engine: Literal["vllm", "torch"] = "vllm"
     count: Count = 1
+    min_count: Count | None = None
+    """Workers that a run begins with; the others join when there is room for them. none: all."""
     cpus: Count | None = None
-    """Cores of each worker; none: the machine's cores shared out."""
+    """Cores of each worker; none: the machine's cores shared out, with `address` one."""
     gpus: Annotated[float, Field(ge=0)] = 0
     address: str | None = None
-    """Ray address; none starts a private cluster on this machine."""
+    """Ray cluster: auto, host:port or ray://host:port (docs/cluster.md); none starts a private one
+    on this machine."""
+    resources: dict[str, Positive] = Field(default_factory=dict)
+    """With `address`: Ray's custom resources that each worker takes of a node."""
+    label_selector: dict[str, str] = Field(default_factory=dict)
+    """With `address`: labels of the nodes to use, such as `{ray.io/accelerator-type: H100}`; also
+    `"!H100"` and `in(A100, H100)`."""
     members_per_chunk: Count | None = None
     """Members in one unit of work; none: the whole population. Part of the result's identity."""
     chunk_deadline_s: Positive = 600

@@ -28,16 +28,19 @@ NOT_IDENTITY = frozenset(
         "checkpoint_every",
         "samples_per_generation",
         "workers.count",
+        "workers.min_count",
         "workers.cpus",
         "workers.gpus",
         "workers.address",
+        "workers.resources",
+        "workers.label_selector",
         "workers.chunk_deadline_s",
         "workers.load_deadline_s",
         "workers.max_retries",
     }
 )
-# None, or a section: compared whole, since either has no key in common with the other.
-WHOLE_SECTIONS = frozenset({"evaluation.task"})
+# Compared whole: None or a section, which have no key in common, and names of the user's own.
+WHOLE_SECTIONS = frozenset({"evaluation.task", "workers.resources", "workers.label_selector"})
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:

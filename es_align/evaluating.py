@@ -32,6 +32,7 @@ from es_align.space_checks import check_run_settings
 from es_align.targets import open_target, target_config
 from es_align.tasks import BENCHMARKS, HeldOut, make_heldout
 from rewards.registry import LOG_LIKELIHOOD
+from workers.cluster import joined
 from workers.protocol import Sampling
 
 # A prompt of IFEval has up to about 500 tokens; the default has no room for one and its answer.
@@ -113,19 +114,27 @@ def evaluate(
     # Nothing is written where references are given, so there is no accuracy.
     has_figures = heldout.name in BENCHMARKS and not _is_given(settings)
     scorecard = load_scorecard(heldout.name, settings.task.path) if has_figures else None
-    opened = open_target(target, settings, generation)
-    at, started = opened.generation or 0, time.perf_counter()
-    with make_pool(
-        settings, opened.model, heldout.reward_name, opened.layers, heldout.prompts, opened.means
-    ) as pool:
-        for worker in pool.start(opened.moves):
-            opened.check(worker)
-            reporter.note(f"worker {worker.worker}: {worker.engine} ready in {worker.load_s:.1f} s")
-        ids = [prompt.prompt_id for prompt in heldout.prompts]
-        samplings = draws.samplings(settings)
-        rollouts = run_samples(
-            pool, settings, opened.mean, ids, samplings, generation=at, with_samples=True
-        )
+    with joined(settings.workers.address):
+        opened = open_target(target, settings, generation)
+        at, started = opened.generation or 0, time.perf_counter()
+        with make_pool(
+            settings,
+            opened.model,
+            heldout.reward_name,
+            opened.layers,
+            heldout.prompts,
+            opened.means,
+        ) as pool:
+            for worker in pool.start(opened.moves):
+                opened.check(worker)
+                reporter.note(
+                    f"worker {worker.worker}: {worker.engine} ready in {worker.load_s:.1f} s"
+                )
+            ids = [prompt.prompt_id for prompt in heldout.prompts]
+            samplings = draws.samplings(settings)
+            rollouts = run_samples(
+                pool, settings, opened.mean, ids, samplings, generation=at, with_samples=True
+            )
     wall_s = time.perf_counter() - started
     rows = list(_detail_rows(heldout, scorecard, rollouts))
     if details is not None:

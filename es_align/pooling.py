@@ -40,6 +40,9 @@ def make_pool(
         load_deadline_s=workers.load_deadline_s,
         chunk_deadline_s=workers.chunk_deadline_s,
         max_retries=workers.max_retries,
+        num_needed=workers.min_count,
+        resources=workers.resources,
+        label_selector=workers.label_selector,
     )
     return Pool(settings, worker_spec(config, model, reward_name, means), factors, prompts)
 

@@ -17,6 +17,8 @@ from es_align.layouts import GROUP_SIZES, Scheme, check_plain, check_precision, 
 from es_align.reward_checks import check_reward_settings, check_rewards
 from es_align.space_checks import check_fused, check_read, check_space
 from es_align.task_checks import check_task_settings
+from workers.address import parse_address
+from workers.labels import is_selector
 
 # Named here too because es_align.bundled, which builds them, imports torch; a test compares both.
 BUNDLED_NAMES = ("smollm2-135m-instruct", "tiny")
@@ -32,6 +34,12 @@ NOT_SELF_ADAPTING = (
     "max_step",
     "shaping",
 )
+OWN_SETTINGS = {  # what Ray counts itself, in capitals
+    "CPU": "set workers.cpus",
+    "GPU": "set workers.gpus",
+    "MEMORY": "leave it out, a node's memory is no limit here",
+    "OBJECT_STORE_MEMORY": "leave it out, it cannot be asked for",
+}
 ONLY_EGGROLL = ("optimizer", "noise", "noise_reuse")
 
 
@@ -209,10 +217,34 @@ def _check_precision(config: Config) -> None:
 
 
 def _check_workers(config: Config) -> None:
-    """Only for a private cluster: a cluster reached by address knows its own machines."""
+    """What a cluster reached by address has only that knows, so it is asked when it is joined."""
     workers = config.workers
+    if workers.min_count is not None and workers.min_count > workers.count:
+        raise ConfigError(
+            f"workers.min_count={workers.min_count} is more than workers.count={workers.count}; "
+            "lower the first or raise the second"
+        )
+    for name in workers.resources:
+        if name.upper() in OWN_SETTINGS:
+            raise ConfigError(
+                f"workers.resources names {name}, which is no custom resource; "
+                f"{OWN_SETTINGS[name.upper()]}"
+            )
+    for name, wanted in workers.label_selector.items():
+        if not is_selector(wanted):
+            raise ConfigError(
+                f"workers.label_selector: {name}={wanted!r} is no selector; write a value such as "
+                "H100, !H100, in(A100, H100) or !in(A100, H100)"
+            )
     if workers.address is not None:
+        parse_address(workers.address)
         return
+    for name in ("resources", "label_selector"):
+        if getattr(workers, name):
+            raise ConfigError(
+                f"workers.{name} is for a cluster, and a private one on this machine has none; "
+                "set workers.address, or leave it out"
+            )
     num_cores = len(os.sched_getaffinity(0))
     wanted = workers.count * (workers.cpus or 1)
     if wanted > num_cores:

@@ -80,7 +80,9 @@ class Pool:
         does not load in time; errors of the model itself come through as they were raised.
         """
         settings = self.settings
-        needs = Needs(settings.num_cpus, settings.num_gpus, settings.resources)
+        needs = Needs(
+            settings.num_cpus, settings.num_gpus, settings.resources, settings.label_selector
+        )
         num_needed = settings.num_needed or settings.num_workers
         self._connect()
         told = check_capacity(needs, settings.num_workers, num_needed)

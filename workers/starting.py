@@ -1,11 +1,13 @@
 """What a worker is told at its start, and how it starts what it holds: engine, rewards, means."""
 
+import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from kernels.errors import WorkerError
+from kernels.errors import ModelError, WorkerError
 from rewards.scoring import DEFAULT_LIMIT_S, Scorer
 from rewards.specs import RewardSpec
 from workers.checkpoints import Checkpoint
@@ -41,7 +43,10 @@ class WorkerSpec:
 def start_engine(
     spec: WorkerSpec, model_path: Path, factors_path: Path | None, renderer: Renderer
 ) -> Engine:
-    """The engine, loaded and hooked; without `factors_path` with nothing to perturb."""
+    """The engine, loaded and hooked; without `factors_path` with nothing to perturb.
+
+    Raises ModelError if a package that it needs is not on this machine, or the model is unfit.
+    """
     engine_spec = EngineSpec(
         kind=spec.engine,
         model_path=model_path,
@@ -54,13 +59,18 @@ def start_engine(
         is_compiled=spec.is_compiled,
     )
     # Imported here: either engine's libraries may be absent, and vLLM takes seconds to import.
-    if spec.engine == "vllm":
-        from workers.engines.vllm_engine import VllmEngine
-
-        return VllmEngine(engine_spec, renderer)
-    from workers.engines.torch_engine import TorchEngine
-
-    return TorchEngine(engine_spec, renderer)
+    try:
+        if spec.engine == "vllm":
+            from workers.engines.vllm_engine import VllmEngine as Chosen
+        else:
+            from workers.engines.torch_engine import TorchEngine as Chosen
+    except ModuleNotFoundError as error:
+        raise ModelError(
+            f"workers.engine={spec.engine} needs the package {error.name}, which {sys.executable} "
+            f"on {os.uname().nodename} does not have; install es-align's environment on every "
+            "machine of the cluster (docs/cluster.md), or use workers.label_selector"
+        ) from error
+    return Chosen(engine_spec, renderer)
 
 
 def start_scorer(spec: WorkerSpec) -> Scorer | None:
