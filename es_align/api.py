@@ -8,11 +8,16 @@ from dataclasses import replace
 from pathlib import Path
 
 from es_align.config import Config
+from es_align.disk import disk_faults_told
 from es_align.errors import RunFolderError
 from es_align.evaluating import evaluate
 from es_align.exporting import ExportResult, export_run
 from es_align.layouts import Scheme, check_plain, stored_scheme
+from es_align.mirror import Mirror
+from es_align.mirror_layout import Stored
+from es_align.mirror_restore import restore
 from es_align.models import build_once, find_model, resolve_model
+from es_align.object_store import ObjectStore
 from es_align.preflight import validate, validate_quantize
 from es_align.progress import Reporter, SilentReporter
 from es_align.quantizing import QuantizeResult, quantize_model, weight_bytes
@@ -41,32 +46,52 @@ def train(
 ) -> TrainResult:
     """Run, or go on with, the configured evolution.
 
-    Raises EsAlignError for anything that cannot run, before a model is loaded, and for
-    workers that failed too often; every finished generation is then on disk and `resume=True`
-    goes on from there.
+    Raises EsAlignError for anything that cannot run, before a model is loaded, for workers that
+    failed too often, and for a disk or a mirror that takes no more; every finished generation is
+    then on disk and `resume=True` goes on from there. With `config.mirror` it goes on from the
+    mirror where the folder is behind it or is not there at all.
     """
     reporter = reporter or SilentReporter()
     validate(config, is_begun=resume)
     folder = RunFolder(Path(run_dir or config.run_dir or f"runs/run-{config.seed}"))
-    if resume:
-        check_resumable(folder, config)
-    else:
+    with disk_faults_told(folder):
+        return _train(config, folder, reporter, is_resumed=resume)
+
+
+def _train(
+    config: Config, folder: RunFolder, reporter: Reporter, *, is_resumed: bool
+) -> TrainResult:
+    if not is_resumed:
         check_new(folder)
+    mirror = _mirror_of(config, folder, reporter, is_resumed=is_resumed)
+    if is_resumed:
+        check_resumable(folder, config)
+    folder.prepare()
     with joined(config.workers.address):
-        return _train(config, folder, reporter, is_begun=resume)
+        return _run(config, folder, reporter, mirror, is_resumed=is_resumed)
 
 
-def _train(config: Config, folder: RunFolder, reporter: Reporter, *, is_begun: bool) -> TrainResult:
+def _run(
+    config: Config,
+    folder: RunFolder,
+    reporter: Reporter,
+    mirror: Mirror | None,
+    *,
+    is_resumed: bool,
+) -> TrainResult:
     task = _make_task(config)
     reporter.note(f"model: {config.model} in {config.precision}, made once and cached if needed")
     model = resolve_model(config.model, config.precision)
     check_writable(config, stored_scheme(model.source))
-    if not is_begun:
+    if not is_resumed:
         space = config.space
         reporter.note(f"space: {space.kind}, basis {space.basis}, made once for the run folder")
-    run = (resume_run if is_begun else begin_run)(folder, config, model, task)
+    run = (resume_run if is_resumed else begin_run)(folder, config, model, task)
     try:
-        return run_training(run, task, model, reporter)
+        run.mirror_to(mirror)
+        result = run_training(run, task, model, reporter)
+        run.store_end()
+        return result
     finally:
         run.close()
         reporter.close()
@@ -131,6 +156,24 @@ def _existing(run: str | Path) -> RunFolder:
     if not folder.has_run:
         raise RunFolderError(f"{run} holds no run; name a folder that `es-align train` wrote")
     return folder
+
+
+def _mirror_of(
+    config: Config, folder: RunFolder, reporter: Reporter, *, is_resumed: bool
+) -> Mirror | None:
+    """The configured mirror, of no other run; before a resume the folder is brought up to it."""
+    if config.mirror is None:
+        kept = folder.read_config().mirror if is_resumed and folder.has_run else None
+        if kept is not None:
+            reporter.note(f"warning: not mirrored any more; --set mirror={kept} goes on with it")
+        return None
+    stored = Stored(ObjectStore(config.mirror, reporter.note))
+    mirror = Mirror(stored, folder)
+    if is_resumed:
+        restore(stored, folder, reporter.note)
+    else:
+        mirror.check_new()
+    return mirror
 
 
 def _make_task(config: Config) -> Task:

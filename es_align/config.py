@@ -216,6 +216,9 @@ class Config(Section):
     checkpoint_every: Count = 5
     run_dir: str | None = None
     """Run folder; none: runs/<config name>-<seed>."""
+    mirror: str | None = None
+    """Where every generation is stored as well, so that a machine may be lost with its disk:
+    s3://bucket/run, file:///nfs/run or another URL that fsspec knows (docs/storage.md)."""
     task: TaskConfig = TaskConfig()
     reward: tuple[RewardConfig, ...] = ()
     """Left out: the task's own. A name, a section with its settings, or a list of either, whose

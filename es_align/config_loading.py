@@ -24,6 +24,7 @@ from rewards.base import JsonValue
 NOT_IDENTITY = frozenset(
     {
         "run_dir",
+        "mirror",
         "generations",  # a run may be made longer, unless a schedule is stretched by that
         "checkpoint_every",
         "samples_per_generation",

@@ -7,6 +7,7 @@ from kernels.errors import (
     LedgerError,
     ModelError,
     RunFolderError,
+    StorageError,
     WorkerError,
 )
 
@@ -17,5 +18,6 @@ __all__ = [
     "LedgerError",
     "ModelError",
     "RunFolderError",
+    "StorageError",
     "WorkerError",
 ]

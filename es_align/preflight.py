@@ -69,6 +69,7 @@ def validate(config: Config, *, is_begun: bool = False, is_trained: bool = True)
         check_task_settings(config)
     if is_trained:
         _check_task_data(config)
+        _check_mirror(config.mirror)
     check_rewards(config)
 
 
@@ -258,6 +259,14 @@ def _check_workers(config: Config) -> None:
             "workers.engine=vllm but vLLM is not installed; run `make setup`, or set "
             "workers.engine=torch (with precision bf16 or fp32)"
         )
+
+
+def _check_mirror(mirror: str | None) -> None:
+    """Its form and its package; whether it can be written is tried where a run starts."""
+    if mirror is not None:
+        from es_align.object_store import check_url  # fsspec takes a tenth of a second
+
+        check_url(mirror)
 
 
 def _is_folder(model: str) -> bool:

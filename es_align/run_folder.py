@@ -18,7 +18,6 @@ the run goes on.
 """
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -30,7 +29,7 @@ from es_align.config_errors import describe_errors
 from es_align.config_loading import changed_fields
 from es_align.errors import RunFolderError
 from es_align.ledger import Ledger
-from es_align.sealed import write_synced
+from es_align.sealed import is_draft, replace_file, write_synced
 from rewards.base import JsonValue
 from workers.protocol import Sample
 
@@ -66,15 +65,27 @@ class RunFolder:
         self.plots = path / PLOTS
 
     @property
+    def row_files(self) -> tuple[Path, ...]:
+        """Files of JSON lines for people, each with the generation that it is of."""
+        return self.metrics, self.samples, self.evaluations, self.workers
+
+    @property
     def has_run(self) -> bool:
         """Whether a run was begun here and has a ledger."""
         return self.ledger.is_file()
+
+    def prepare(self) -> None:
+        """Make the folder and try to write there; OSError if the disk refuses."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        file = self.path / ".write-check.draft"
+        write_synced(file, b"es-align may write here\n")
+        file.unlink(missing_ok=True)
 
     def write_config(self, config: Config) -> None:
         """Keep the resolved configuration."""
         self.path.mkdir(parents=True, exist_ok=True)
         text = config.model_dump_json(indent=2) + "\n"
-        write_synced(self.path / CONFIG_FILE, text.encode())
+        replace_file(self.path / CONFIG_FILE, text.encode())
 
     def read_config(self) -> Config:
         """The configuration the run was begun with; RunFolderError if there is none to read."""
@@ -104,20 +115,21 @@ class RunFolder:
 
     def drop_rows_after(self, completed: int) -> None:
         """Cut rows of generations that do not count, and a torn last line, from every row file."""
-        for file in (self.metrics, self.samples, self.evaluations, self.workers):
+        for file in self.row_files:
             if file.is_file():
                 lines = file.read_bytes().splitlines(keepends=True)
-                kept = [line for line in lines if _generation(line) <= completed]
+                kept = [line for line in lines if generation_of(line) <= completed]
                 if kept != lines:
-                    draft = file.with_suffix(".draft")
-                    write_synced(draft, b"".join(kept))
-                    os.replace(draft, file)
+                    replace_file(file, b"".join(kept))
 
     def read_rows(self, file: Path) -> list[dict[str, JsonValue]]:
-        """The rows of a file; none if it is not there."""
+        """The rows of a file, without a last one that a kill or a full disk cut short; none if the
+        file is not there.
+        """
         if not file.is_file():
             return []
-        return [json.loads(line) for line in file.read_bytes().splitlines()]
+        *lines, _ = file.read_bytes().split(b"\n")
+        return [json.loads(line) for line in lines]
 
 
 def check_new(folder: RunFolder) -> None:
@@ -137,7 +149,9 @@ def check_new(folder: RunFolder) -> None:
     if folder.path.is_file():
         raise RunFolderError(f"{folder.path} is a file; choose another --run-dir")
     if folder.path.is_dir():
-        foreign = sorted({entry.name for entry in folder.path.iterdir()} - left_overs)
+        names = {entry.name for entry in folder.path.iterdir()} - left_overs
+        drafts = f".{LEDGER_FILE}."  # of ledgers, see Ledger.create
+        foreign = sorted(n for n in names if not (is_draft(n) or n.startswith(drafts)))
         if foreign:
             raise RunFolderError(
                 f"{folder.path} is not empty (it holds {foreign[0]}); choose another --run-dir"
@@ -169,8 +183,10 @@ def _num_generations(folder: RunFolder) -> int:
     return num_generations
 
 
-def _generation(line: bytes) -> float:
+def generation_of(line: bytes) -> float:
     """Generations done when a row was written; infinite for a torn line, so that it is cut."""
+    if not line.endswith(b"\n"):
+        return float("inf")
     try:
         return json.loads(line)["generation"]
     except (json.JSONDecodeError, UnicodeDecodeError):

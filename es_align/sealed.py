@@ -1,14 +1,18 @@
-"""Digests, and JSON objects that carry their own checksum: what ledger and checkpoints stand on.
+"""Digests, JSON objects that carry their own checksum, and files that are whole or not there: what
+ledger and checkpoints stand on.
 
 A sealed line is canonical JSON (sorted keys, no spaces) whose last key, `checksum`, is the SHA-256
 of the object without it. It is checked as text, before anything is parsed.
 """
 
+import errno
 import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +20,9 @@ import numpy as np
 from rewards.base import JsonValue
 
 _SEAL = re.compile(rb',"checksum":"([0-9a-f]{64})"}')
+_DRAFT = ".draft"
+# What file systems say that have no hard links, such as object stores mounted as folders.
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 _SEAL_BYTES = len(b',"checksum":""}') + 64
 
 
@@ -61,6 +68,46 @@ def write_synced(path: Path, content: bytes) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file beside its place and rename it into it, over one that is there."""
+    with _draft(path, content) as draft:
+        os.replace(draft, path)
+    sync_directory(path.parent)
+
+
+def link_new(path: Path, content: bytes) -> None:
+    """Write a file beside its place and link it into it; FileExistsError if there is one.
+
+    On a file system without links a look goes first.
+    """
+    with _draft(path, content) as draft:
+        try:
+            os.link(draft, path)
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            if path.exists():
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
+            os.replace(draft, path)
+    sync_directory(path.parent)
+
+
+def is_draft(name: str) -> bool:
+    """Whether a file is what a killed process left beside the place of another."""
+    return name.startswith(".") and name.endswith(_DRAFT)
+
+
+@contextmanager
+def _draft(path: Path, content: bytes) -> Iterator[Path]:
+    """The content in a file beside `path`, gone at the end if it was not renamed."""
+    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}{_DRAFT}")
+    try:
+        write_synced(draft, content)
+        yield draft
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def sync_directory(directory: Path) -> None:

@@ -15,6 +15,7 @@ from es_align.config_loading import config_digest
 from es_align.errors import EsAlignError, LedgerError
 from es_align.evaluation import Evaluation, best_of
 from es_align.ledger import Ledger, LedgerHeader, LedgerRecord, digest, optional_floats
+from es_align.mirror import Mirror
 from es_align.models import ModelPaths
 from es_align.rebuild import Rebuilt, first_digest, mean_member, run_at, start_strategy
 from es_align.rollout import Rollout
@@ -67,6 +68,7 @@ class Run:
         self.mean_digest = start.mean_digest
         self.started = time.time() - self._seconds_before()
         self.evaluations = [Evaluation.from_row(r) for r in folder.read_rows(folder.evaluations)]
+        self._mirror: Mirror | None = None
 
     @property
     def completed(self) -> int:
@@ -92,6 +94,12 @@ class Run:
         self.mean_digest = moved.digest
         return replace(update, step_norm=moved.step_norm)
 
+    def mirror_to(self, mirror: Mirror | None) -> None:
+        """Store from now on what is recorded there too, and what is recorded already."""
+        self._mirror = mirror
+        if mirror is not None:
+            mirror.attach(self.ledger.header)
+
     def evaluation_at(self, completed: int) -> Evaluation | None:
         """The evaluation after so many generations, if there was one."""
         return next((e for e in self.evaluations if e.generation == completed), None)
@@ -110,6 +118,8 @@ class Run:
             **{f"eval/{name}": value for name, value in evaluation.metrics.items()},
         }
         self.folder.append_rows(self.folder.metrics, [_finite(row)])
+        if self._mirror is not None:
+            self._mirror.store()
         is_best = best_of(self.evaluations) is evaluation
         if evaluation.generation == self.completed > 0 and is_best and self.save_checkpoint():
             checkpoint.pin(self.folder.checkpoints, BEST, evaluation.generation)
@@ -122,8 +132,8 @@ class Run:
         update: Update,
         metrics: Mapping[str, float],
     ) -> None:
-        """Commit one generation: rows for people first,
-        then the ledger record that makes it count.
+        """Commit one generation: rows for people first, then the ledger record that makes it
+        count, then both to the mirror.
         """
         done = update.generation + 1
         self._append_rows(done, rollout, metrics)
@@ -140,6 +150,8 @@ class Run:
                 mean_digest=self.mean_digest,
             )
         )
+        if self._mirror is not None:
+            self._mirror.store()
         if done % self.config.checkpoint_every == 0:
             self.save_checkpoint()
 
@@ -172,6 +184,11 @@ class Run:
             return False
         checkpoint.save(self.folder.checkpoints, self.completed, self.strategy.state(), mean_D)
         return True
+
+    def store_end(self) -> None:
+        """Store what was made at the end in the mirror, if there is one."""
+        if self._mirror is not None:
+            self._mirror.store_end()
 
     def close(self) -> None:
         """Give up the folder's lock."""

@@ -30,5 +30,9 @@ class LedgerError(EsAlignError, ValueError):
     """A ledger that is damaged or does not belong to this run."""
 
 
+class StorageError(EsAlignError, OSError):
+    """A disk or an object store that does not take, or give, what a run needs."""
+
+
 class WorkerError(EsAlignError, RuntimeError):
     """Workers that failed more often than the retry budget allows."""
