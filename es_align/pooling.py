@@ -8,6 +8,7 @@ from pathlib import Path
 from es_align.config import Config, Precision, heldout_new_tokens
 from es_align.models import ModelPaths, reference_path, resolve_model
 from es_align.reward_checks import reward_specs
+from workers.fleet import Tell
 from workers.layers import PerturbedLayer
 from workers.means import MeanSettings
 from workers.pool import Pool, PoolSettings
@@ -27,9 +28,10 @@ def make_pool(
     factors: Sequence[PerturbedLayer],
     prompts: Sequence[Prompt],
     means: MeanSettings | None = None,
+    tell: Tell = lambda message: None,
 ) -> Pool:
-    """The configured pool, not started yet;
-    without factors its workers hold the base model only, without `means` no mean of their own.
+    """The configured pool, not started yet; without factors its workers hold the base model only,
+    without `means` no mean of their own. `tell` hears what happens to workers.
     """
     workers = config.workers
     settings = PoolSettings(
@@ -44,7 +46,7 @@ def make_pool(
         resources=workers.resources,
         label_selector=workers.label_selector,
     )
-    return Pool(settings, worker_spec(config, model, reward_name, means), factors, prompts)
+    return Pool(settings, worker_spec(config, model, reward_name, means), factors, prompts, tell)
 
 
 def worker_spec(

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from kernels.errors import EsAlignError
+from workers.blame import smallest_failing
 from workers.estimates import LATE, Estimates
 from workers.fleet import FOREVER, Call, Fleet, State, Worker
 from workers.protocol import Chunk, ChunkResult
@@ -190,15 +191,38 @@ class Dispatcher:
         work.failures[place] = failures = work.failures.get(place, 0) + 1
         chunk, most = work.chunks[place], self.fleet.settings.max_retries
         if failures > most:
+            guilty = smallest_failing(chunk, self._works).members
+            alone = f"; of them member {guilty[0]} fails alone" if len(guilty) == 1 else ""
             raise self.fleet.as_user_error(
                 problem,
                 f"worker {worker.number}, generation {chunk.generation}, members "
                 f"{chunk.members[0]} to {chunk.members[-1]}, failed {failures} times "
-                f"(workers.max_retries={most})",
+                f"(workers.max_retries={most}{alone})",
             ) from problem
         self.num_retries += 1
         if place not in work.running:
             work.queue.appendleft(place)
+
+    def _works(self, part: Chunk) -> bool:
+        """Whether a worker answers a part of a chunk, asked once; the run is over, so whatever else
+        comes back meanwhile is of no use.
+        """
+        asked: Call | None = None
+        while True:
+            worker = next(iter(self.fleet.idle()), None)
+            if asked is None and worker is not None:
+                deadline_s = self.fleet.settings.call_deadline_s
+                asked = self.fleet.call(worker.number, "evaluate", part, deadline_s=deadline_s)
+                self.fleet.occupy(worker, asked)
+            for call, outcome in self.fleet.step(FOREVER):
+                if call.method != "evaluate":
+                    continue
+                worker = self.fleet.workers[call.worker]
+                self.fleet.release(worker)
+                if isinstance(outcome, Exception) and worker.state is State.READY:
+                    self.fleet.fail(worker, outcome)
+                if asked is not None and call.number == asked.number:
+                    return not isinstance(outcome, Exception)
 
 
 def _dropped(chunk: Chunk) -> ChunkResult:

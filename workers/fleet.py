@@ -42,6 +42,7 @@ class Worker:
     not_before: float = 0.0
     num_moves: int = 0  # of the run's moves, those it was sent
     failures: int = 0  # in a row
+    failed_moves: int = 0  # in a row
     working_on: "Call | None" = None  # its chunk
     ready_since: float | None = None  # None: it is not
     ready_s: float = 0.0  # before that, since the fleet began
@@ -328,6 +329,7 @@ class Fleet:
             self._join(worker, outcome)
         elif call.subject == len(self._moves):  # else one of several that it has to catch up with
             assert isinstance(outcome, Moved)
+            worker.failed_moves = 0
             self._compare(worker, outcome)
 
     def _join(self, worker: Worker, info: WorkerInfo) -> None:
@@ -416,9 +418,14 @@ class Fleet:
         self.fail(worker, problem)
         if is_mendable:  # what it said once it would say again
             self._give_up(worker)
-        is_alone = not self._ready or not self._is_started
-        if is_alone and worker.failures > self.settings.max_retries:
-            raise WorkerError(f"worker {worker.number} failed {worker.failures} times: {told}")
+        worker.failed_moves += call.method == "move"
+        failures = max(worker.failures, worker.failed_moves)
+        if failures <= self.settings.max_retries:
+            return
+        if not self._ready or not self._is_started:
+            raise WorkerError(f"worker {worker.number} failed {failures} times in a row: {told}")
+        if worker.failed_moves == failures:  # too slow or too small for this run's mean
+            self._give_up(worker)
 
     def _give_up(self, worker: Worker) -> None:
         self._enter(worker, State.GIVEN_UP)

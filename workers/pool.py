@@ -109,6 +109,11 @@ class Pool:
         """Chunks that had to be given out again."""
         return self._started.num_retries
 
+    @property
+    def num_copies(self) -> int:
+        """Late chunks that were given to a second worker."""
+        return self._started.num_copies
+
     def evaluate(self, chunks: Sequence[Chunk], drop_slowest: float = 0.0) -> list[ChunkResult]:
         """Evaluate all chunks; results come back in the order of `chunks`. See `Dispatcher`."""
         return self._started.evaluate(chunks, drop_slowest)

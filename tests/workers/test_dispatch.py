@@ -190,6 +190,14 @@ def test_a_chunk_that_always_fails_stops_the_run_and_is_named() -> None:
         cluster.dispatcher.evaluate(make_chunks())
 
 
+def test_a_member_for_which_every_chunk_fails_is_named() -> None:
+    cluster = make_cluster(
+        breaks=lambda worker, chunk: OSError("no room") if 9 in chunk.members else None
+    )
+    with pytest.raises(WorkerError, match=r"members 8 to 9, failed 3 .*of them member 9 fails alo"):
+        cluster.dispatcher.evaluate(make_chunks())
+
+
 def test_what_a_user_can_mend_comes_through_as_it_was() -> None:
     problem = ConfigError("mend me")
     cluster = make_cluster(breaks=lambda worker, chunk: problem if worker == 1 else None)

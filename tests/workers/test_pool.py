@@ -107,9 +107,11 @@ def test_a_killed_or_hung_worker_changes_no_number(
         threading.Timer(0.1, os.kill, (infos[0].pid, fault)).start()
         results = pool.evaluate(make_chunks())
         time.sleep(0.2)
-        results = pool.evaluate(make_chunks()) if pool.num_retries == 0 else results
+        again = pool.evaluate(make_chunks())
         np.testing.assert_array_equal(rewards(results), wanted)
-        assert pool.num_retries >= 1
+        np.testing.assert_array_equal(rewards(again), wanted)
+        # A dead one's chunk is given out again, a hung one's is late and given to the other, too.
+        assert pool.num_retries + pool.num_copies >= 1
 
 
 def test_a_chunk_that_never_ends_stops_the_run_and_is_named() -> None:
