@@ -13,6 +13,7 @@ from typing import NamedTuple
 from workers.fleet import Fleet, State, Worker
 
 DIGITS = 3  # of seconds in a row: milliseconds
+LONGEST_PROBLEM = 200  # characters in a row; Ray's are paragraphs, and stand in every later row
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +75,11 @@ class Usage:
         """Of a row of workers.jsonl, all but its generation."""
         workers = [
             asdict(worker)
-            | {"busy_s": round(worker.busy_s, DIGITS), "idle_s": round(worker.idle_s, DIGITS)}
+            | {
+                "busy_s": round(worker.busy_s, DIGITS),
+                "idle_s": round(worker.idle_s, DIGITS),
+                "problem": worker.problem[:LONGEST_PROBLEM],
+            }
             for worker in self.workers
         ]
         return {"driver": os.uname().nodename, "workers": workers}

@@ -4,6 +4,7 @@ import heapq
 import time
 import urllib.request
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -176,8 +177,9 @@ def test_before_the_first_evaluation_workers_are_there_and_did_nothing() -> None
     assert [worker.num_starts for worker in usage.workers] == [1, 1]
 
 
-def test_a_row_is_rounded_to_milliseconds() -> None:
-    row = USAGE.row
+def test_a_row_is_rounded_to_milliseconds_and_cuts_long_problems() -> None:
+    long = replace(USAGE.workers[1], problem="x" * 999)
+    row = replace(USAGE, workers=(USAGE.workers[0], long)).row
     assert isinstance(row["workers"], list)
     assert row["workers"][0] == {
         "worker": 0,
@@ -190,6 +192,7 @@ def test_a_row_is_rounded_to_milliseconds() -> None:
         "num_starts": 1,
         "problem": "",
     }
+    assert row["workers"][1]["problem"] == "x" * 200
 
 
 USAGE = Usage(
