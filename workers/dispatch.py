@@ -19,7 +19,8 @@ import numpy as np
 from kernels.errors import EsAlignError
 from workers.blame import smallest_failing
 from workers.estimates import LATE, Estimates
-from workers.fleet import FOREVER, Call, Fleet, State, Worker
+from workers.fleet import FOREVER, Fleet
+from workers.lives import Call, State, Worker
 from workers.protocol import Chunk, ChunkResult
 from workers.usage import Meter, Usage
 
@@ -218,7 +219,7 @@ class Dispatcher:
                 if call.method != "evaluate":
                     continue
                 worker = self.fleet.workers[call.worker]
-                self.fleet.release(worker)
+                self.fleet.release(worker, call)
                 if isinstance(outcome, Exception) and worker.state is State.READY:
                     self.fleet.fail(worker, outcome)
                 if asked is not None and call.number == asked.number:

@@ -9,11 +9,9 @@ every move, and one that differs is fenced off and started again.
 import heapq
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from enum import Enum
-from typing import NamedTuple
 
 from kernels.errors import EsAlignError, WorkerError
+from workers.lives import Call, FleetSettings, Over, State, TookTooLong, Worker
 from workers.protocol import Move, Moved, WorkerInfo
 from workers.transport import Transport
 
@@ -21,69 +19,6 @@ LONGEST_PAUSE_S = 60.0  # before a worker that keeps failing is made again
 FOREVER = float("inf")
 
 Tell = Callable[[str], None]
-
-
-class State(Enum):
-    """Where a worker is in its life."""
-
-    PAUSED = "paused"  # dead, made again at `not_before`
-    PLACING = "placing"  # asked for, not running yet: perhaps no machine has room
-    LOADING = "loading"
-    READY = "ready"
-    GIVEN_UP = "given up"
-
-
-@dataclass(slots=True)
-class Worker:
-    """One of the run's workers; the process behind it changes."""
-
-    number: int
-    state: State = State.PAUSED
-    not_before: float = 0.0
-    num_moves: int = 0  # of the run's moves, those it was sent
-    failures: int = 0  # in a row
-    failed_moves: int = 0  # in a row
-    working_on: "Call | None" = None  # its chunk
-    ready_since: float | None = None  # None: it is not
-    ready_s: float = 0.0  # before that, since the fleet began
-    busy_s: float = 0.0  # with chunks that are over, since the fleet began
-    num_chunks: int = 0
-    num_tokens: int = 0
-    num_started: int = 0
-    problem: str = ""  # the last one
-
-
-class Call(NamedTuple):
-    """A call that is not over."""
-
-    number: int
-    worker: int
-    method: str
-    started: float
-    deadline_s: float
-    subject: object  # what the caller wants to find again
-
-
-class Over(NamedTuple):
-    """A call that is, and how it ended."""
-
-    call: Call
-    outcome: object  # the answer, or an Exception
-
-
-@dataclass(frozen=True, slots=True)
-class FleetSettings:
-    """How many workers, and how long they may take."""
-
-    num_workers: int
-    num_needed: int  # ready before the run begins; the others join when they are
-    load_deadline_s: float
-    call_deadline_s: float  # of a move or a chunk
-    max_retries: int
-
-
-class TookTooLong(Exception):
-    """A call that was not over at its deadline."""
 
 
 class Fleet:
@@ -108,6 +43,7 @@ class Fleet:
         self._votes: dict[int, Moved] = {}  # after the last move, until that is agreed on
         self._is_started = False
         self._has_tied = False
+        self._set_aside: list[Over] = []  # until what is going on is over
         self._lost: list[Over] = []  # chunks of workers that failed with something else
         self._none_ready_since = transport.now()  # FOREVER while one is
 
@@ -155,7 +91,8 @@ class Fleet:
         while self._moved is None:
             self._agree()
             if self._moved is None:
-                self.step(FOREVER)
+                self._put_aside(self.step(FOREVER))
+        self._give_back()
         return self._moved
 
     def call(
@@ -171,20 +108,33 @@ class Fleet:
         return self._note(number, worker, method, deadline_s, subject)
 
     def call_all(self, method: str, *arguments: object, deadline_s: float) -> list[object]:
-        """What each ready worker answers, in their order; raises the first one's problem."""
+        """What the workers without a chunk answer, in their order; one that fails is made anew.
+
+        Raises an error that a user can mend, and WorkerError if nobody answers.
+        """
         waiting = {
             self.call(worker.number, method, *arguments, deadline_s=deadline_s).number
-            for worker in self._ready.values()
+            for worker in self.idle()
         }
         answers: dict[int, object] = {}
+        problem: Exception | None = None
         while waiting:
-            for call, outcome in self.step(FOREVER):
+            over = self.step(FOREVER)
+            self._put_aside(over)
+            for call, outcome in over:
                 if call.number not in waiting:
                     continue
-                waiting.remove(call.number)
+                if isinstance(outcome, EsAlignError):
+                    raise outcome
                 if isinstance(outcome, Exception):
-                    raise self.as_user_error(outcome, f"worker {call.worker}, {method}")
-                answers[call.worker] = outcome
+                    problem = outcome
+                    self.fail(self.workers[call.worker], outcome)
+                else:
+                    answers[call.worker] = outcome
+            waiting &= self._calls.keys()
+        self._give_back()
+        if not answers:
+            raise self.as_user_error(problem or TookTooLong("every worker is busy"), method)
         return [answers[worker] for worker in sorted(answers)]
 
     def step(self, until: float) -> list[Over]:
@@ -203,6 +153,14 @@ class Fleet:
             self._live(call, outcome)
         self._require_hope()
         return over
+
+    def _put_aside(self, over: Sequence[Over]) -> None:
+        """Keep ends of chunks, which are the dispatcher's to see to, for its next `step`."""
+        self._set_aside += [one for one in over if one.call.method == "evaluate"]
+
+    def _give_back(self) -> None:
+        self._lost += self._set_aside
+        self._set_aside = []
 
     def fail(self, worker: Worker, problem: Exception) -> None:
         """Kill a worker that failed; it is made again, at once the first time and later after each
@@ -440,9 +398,9 @@ class Fleet:
             raise WorkerError(f"no worker is left ({problems}); go on with --resume")
         waited_s = self._transport.now() - self._none_ready_since
         if waited_s >= self._load_deadline_s:
-            told = f"{self._told_states()}{f'; {problems}' if problems else ''}"
+            told = f"({self._told_states()}){f': {problems}' if problems else ''}"
             raise WorkerError(
-                f"no worker was ready for {waited_s:.0f} s ({told}); raise "
+                f"no worker was ready for {waited_s:.0f} s {told}; raise "
                 "workers.load_deadline_s, or look at the machines and the workers' logs, then go "
                 "on with --resume"
             )

@@ -15,8 +15,9 @@ import ray
 
 from workers.cluster import Needs, attach, check_capacity, start_cluster
 from workers.dispatch import Dispatcher
-from workers.fleet import Fleet, FleetSettings, Tell
+from workers.fleet import Fleet, Tell
 from workers.layers import PerturbedLayer
+from workers.lives import FleetSettings
 from workers.members import Members
 from workers.protocol import Chunk, ChunkResult, Move, Moved, Prompt, WorkerInfo
 from workers.ray_transport import RayTransport

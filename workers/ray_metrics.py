@@ -12,7 +12,7 @@ from collections.abc import Callable
 import ray
 from ray.util.metrics import Counter, Gauge
 
-from workers.fleet import State
+from workers.lives import State
 from workers.usage import Usage, WorkerUsage
 
 OF_RUN = ("run",)

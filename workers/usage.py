@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
-from workers.fleet import Fleet, State, Worker
+from workers.fleet import Fleet
+from workers.lives import State, Worker
 
 DIGITS = 3  # of seconds in a row: milliseconds
 LONGEST_PROBLEM = 200  # characters in a row; Ray's are paragraphs, and stand in every later row

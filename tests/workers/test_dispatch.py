@@ -8,7 +8,8 @@ import pytest
 
 from kernels.errors import ConfigError, WorkerError
 from workers.dispatch import DROPPED, Dispatcher
-from workers.fleet import Fleet, FleetSettings, State
+from workers.fleet import Fleet
+from workers.lives import FleetSettings, State
 from workers.protocol import Chunk, ChunkResult, Move, Sampling
 from workers.simulated_engine import EngineModel, MadeUpAnswers
 from workers.simulation import Breaks, Durations, Fault, FaultKind, SimulatedTransport
@@ -301,6 +302,17 @@ def test_a_worker_is_made_again_later_after_each_failure_in_a_row() -> None:
         "made again in 16 s",
         "made again in 32 s",
     ]
+
+
+def test_what_a_straggler_answers_during_a_move_sets_it_free() -> None:
+    cluster = make_cluster((1.0, 1.0, 0.1), answers=ANSWERS)
+    cluster.dispatcher.evaluate(make_chunks())
+    assert sum(worker.working_on is not None for worker in cluster.fleet.workers) == 1
+    while cluster.seconds < AFTER_START_S + 110:  # the slow one ends within one of these moves
+        cluster.fleet.move(a_move(len(cluster.fleet._moves)))
+    cluster.dispatcher.evaluate(make_chunks(3))
+    assert sum(worker.working_on is not None for worker in cluster.fleet.workers) <= 1
+    assert cluster.fleet.workers[2].num_chunks == 1
 
 
 def test_a_straggler_at_work_does_not_hold_up_a_move_and_takes_it_later() -> None:

@@ -13,7 +13,8 @@ import ray
 from kernels.errors import WorkerError
 from workers import ray_metrics
 from workers.dispatch import Dispatcher
-from workers.fleet import Fleet, FleetSettings
+from workers.fleet import Fleet
+from workers.lives import FleetSettings
 from workers.protocol import Chunk, ChunkResult, Sampling, WorkerInfo
 from workers.ray_metrics import RayMetrics
 from workers.transport import PLACED, Event
