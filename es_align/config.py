@@ -148,6 +148,10 @@ class WorkersConfig(Section):
     `"!H100"` and `in(A100, H100)`."""
     members_per_chunk: Count | None = None
     """Members in one unit of work; none: the whole population. Part of the result's identity."""
+    drop_slowest: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
+    """Share of a generation's members that is not waited for once the others are there, in whole
+    chunks. They have no score (reason `dropped`): such a run's numbers depend on who was late, and
+    only its ledger can say them again."""
     chunk_deadline_s: Positive = 600
     load_deadline_s: Positive = 900
     max_retries: Annotated[int, Field(ge=0)] = 2

@@ -72,7 +72,7 @@ def run_population(
         )
         for start in range(0, num_members, size)
     ]
-    return _joined(pool.evaluate(chunks), axis=0)
+    return _joined(pool.evaluate(chunks, config.workers.drop_slowest), axis=0)
 
 
 def run_one(

@@ -23,7 +23,7 @@ class LocalPool(Pool):
         moved = None if means is None else means.moved
         return [WorkerInfo(0, 0, "torch", 0.0, 0, self.evaluator.engine.num_hooked_layers, moved)]
 
-    def evaluate(self, chunks: Sequence[Chunk]) -> list[ChunkResult]:
+    def evaluate(self, chunks: Sequence[Chunk], drop_slowest: float = 0.0) -> list[ChunkResult]:
         return [self.evaluator.evaluate(chunk) for chunk in chunks]
 
     def usage(self) -> Usage:
