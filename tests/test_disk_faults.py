@@ -178,17 +178,19 @@ def test_a_real_disk_that_fills_up(
 
 @pytest.mark.slow
 def test_a_disk_that_is_full_at_the_start_leaves_nothing_in_the_way(
-    config: Config, small_disk: Path, workers_here: Here
+    config: Config, small_disk: Path
 ) -> None:
+    """The second time there is room for the configuration, and too little for the basis."""
     folder = small_disk / "run"
     fill(small_disk)
     with pytest.raises(StorageError, match=r"Free some space, then start again, or choose"):
         train(config, run_dir=folder)
     with (small_disk / "filler").open("rb+") as stream:
-        stream.truncate(200 * 1024)  # enough for the configuration, too little for the basis
+        stream.truncate(stream.seek(0, 2) - 24 * 1024)
     wide = apply_overrides(config, ["space.rank=16"])
     with pytest.raises(StorageError, match="No space left on device"):
         train(wide, run_dir=folder)
+    assert (folder / "prompt.json").is_file() and not RunFolder(folder).has_run
     check_new(RunFolder(folder))
 
 

@@ -234,7 +234,10 @@ def test_rows_of_a_generation_that_runs_again_are_not_doubled(work: Callable[...
         kill_at(patch, Mirror, "_store_line", 1)
         run.mirror.store()
     assert "rows/one/metrics/000002.json" in run.objects()
-    found = work("elsewhere").resume()
+    found = work("elsewhere")
+    restore(found.stored, found.folder, print)
+    assert len(found.folder.read_rows(found.folder.metrics)) == 2
+    found.resume()
     assert found.ledger.next_generation == 1
     found.go_on(2, wall_s=2.0)
     last = work("third").resume().folder
