@@ -78,7 +78,6 @@ class Speed:
     move_s: float  # that a worker takes to move its mean
     kind: Literal["measured", "estimated"]
     origin: str  # for a person
-    tokens_per_s: float | None = None  # to be scaled to; None: the model is what there is
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +87,6 @@ class Measured:
     busy_s: float  # of its workers, together
     tokens_per_answer: float
     tokens_per_prompt: float
-    tokens_per_s: float  # of one worker at work
     move_s: float
     num_generations: int
 
@@ -151,6 +149,20 @@ def with_room(engine: EngineModel, config: Config, sizes: ModelSizes, prompt: in
     return replace(engine, max_sequences=min(engine.max_sequences, room // longest))
 
 
+def scaled(speed: Speed, factor: float) -> Speed:
+    """So many times as fast."""
+    engine = speed.engine
+    return replace(
+        speed,
+        engine=replace(
+            engine,
+            step_s=engine.step_s / factor,
+            sequence_s=engine.sequence_s / factor,
+            prefill_s=engine.prefill_s / factor,
+        ),
+    )
+
+
 def lengths_for(limit: int, mean: float | None = None) -> np.ndarray:
     """The measured lengths, stretched to a limit, int64, sorted, from 1 to the limit; where their
     mean is known, with short ones or long ones more often until it is `mean`.
@@ -192,7 +204,6 @@ def read_run(folder: RunFolder) -> Measured:
         busy_s=busy_s,
         tokens_per_answer=tokens / num_answers,
         tokens_per_prompt=_mean(rows, "tokens/prompt") / num_answers,
-        tokens_per_s=tokens / busy_s,
         move_s=_mean(rows, "time/move_s"),
         num_generations=len(rows),
     )

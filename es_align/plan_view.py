@@ -3,7 +3,8 @@
 from rich.table import Table
 from rich.text import Text
 
-from es_align.plan import PlanResult, Prediction
+from es_align.plan import PlanResult
+from es_align.plan_simulation import Prediction
 
 UNITS = ("B", "kB", "MB", "GB", "TB")
 
