@@ -15,6 +15,7 @@ import typer
 
 from es_align.cli_bench import bench
 from es_align.cli_options import Address, AsJson, Generation, Overrides, Run
+from es_align.cli_plan import plan
 from es_align.cli_top import top
 from es_align.shadowing import foreign_kernels, shadowing_kernels
 
@@ -31,6 +32,7 @@ app = typer.Typer(
 
 app.add_typer(bench, name="bench")
 app.command()(top)
+app.command()(plan)
 
 
 @app.command()

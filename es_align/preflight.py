@@ -51,11 +51,8 @@ def validate(config: Config, *, is_begun: bool = False, is_trained: bool = True)
     what vLLM computes together (see `es_align.targets`).
     Raises ConfigError, ModelError or DataError naming the value, the limit and the next step.
     """
-    _check_population(config)
-    _check_strategy(config.strategy)
-    _check_samples(config)
-    _check_lengths(config)
-    _check_precision(config)
+    check_settings(config)
+    _check_num_chunks(config)
     _check_workers(config)
     _check_model(config.model)
     scheme = stored_scheme(Path(config.model)) if _is_folder(config.model) else None
@@ -71,6 +68,27 @@ def validate(config: Config, *, is_begun: bool = False, is_trained: bool = True)
         _check_task_data(config)
         _check_mirror(config.mirror)
     check_rewards(config)
+
+
+def check_settings(config: Config) -> None:
+    """Refuse settings that do not go together on any machine.
+
+    Raises ConfigError naming the value, the limit and the next step.
+    """
+    _check_population(config)
+    _check_strategy(config.strategy)
+    _check_samples(config)
+    _check_lengths(config)
+    _check_precision(config)
+
+
+def chunk_sizes(population: int, *, has_pairs: bool) -> list[int]:
+    """Members of a chunk that cut a population into equal chunks, in which pairs are whole."""
+    return [
+        size
+        for size in range(1, population + 1)
+        if population % size == 0 and not (has_pairs and size % 2)
+    ]
 
 
 def validate_quantize(model: str, out: Path, scheme: Scheme, group_size: int | None) -> None:
@@ -117,11 +135,7 @@ def _check_population(config: Config) -> None:
             f"samples_per_generation={config.samples_per_generation} is more than "
             f"population={population}; use {population} or less"
         )
-    divisors = [
-        size
-        for size in range(1, population + 1)
-        if population % size == 0 and not (has_pairs and size % 2)
-    ]
+    divisors = chunk_sizes(population, has_pairs=has_pairs)
     if chunk is not None and chunk not in divisors:
         near = sorted(sorted(divisors, key=lambda size: abs(size - chunk))[:2])
         parity = " and be even, so that pairs stay together" if has_pairs else ""
@@ -129,6 +143,12 @@ def _check_population(config: Config) -> None:
             f"workers.members_per_chunk={chunk} must divide population={population}{parity}; "
             f"use {' or '.join(map(str, near))}"
         )
+
+
+def _check_num_chunks(config: Config) -> None:
+    """No worker without anything to do."""
+    population, chunk = config.population, config.workers.members_per_chunk
+    divisors = chunk_sizes(population, has_pairs=uses_pairs(config.strategy))
     num_workers, num_chunks = config.workers.count, population // (chunk or population)
     if num_workers > num_chunks:
         fitting = [size for size in divisors if population // size >= num_workers]

@@ -11,14 +11,17 @@ import itertools
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from es_align.config import Config, heldout_new_tokens, pass_k
 from es_align.strategies.base import Population
 from workers.members import Members, some_members
-from workers.pool import Pool
 from workers.protocol import BASE_MEMBER, MEAN_MEMBER, Chunk, ChunkResult, Sample, Sampling
+
+if TYPE_CHECKING:  # Ray and torch, which `es-align plan` does without
+    from workers.pool import Pool
 
 EVALUATION_PROMPTS_PER_CHUNK = 128
 
@@ -51,14 +54,22 @@ class Rollout:
 
 
 def run_population(
-    pool: Pool, config: Config, population: Population, prompt_ids: Sequence[str]
+    pool: "Pool", config: Config, population: Population, prompt_ids: Sequence[str]
 ) -> Rollout:
     """Every member on every prompt of the generation."""
+    chunks = population_chunks(config, population, prompt_ids)
+    return _joined(pool.evaluate(chunks, config.workers.drop_slowest), axis=0)
+
+
+def population_chunks(
+    config: Config, population: Population, prompt_ids: Sequence[str]
+) -> list[Chunk]:
+    """A generation cut into units of work, in the order of its members."""
     num_members = len(population)
     size = config.workers.members_per_chunk or num_members
     sampling = _sampling(config, population.generation)
     kept = sample_members(num_members, config.samples_per_generation, population.generation)
-    chunks = [
+    return [
         Chunk(
             chunk_id=start // size,
             generation=population.generation,
@@ -72,11 +83,10 @@ def run_population(
         )
         for start in range(0, num_members, size)
     ]
-    return _joined(pool.evaluate(chunks, config.workers.drop_slowest), axis=0)
 
 
 def run_one(
-    pool: Pool,
+    pool: "Pool",
     config: Config,
     one: Members | None,
     prompt_ids: Sequence[str],
@@ -95,7 +105,7 @@ def run_one(
 
 
 def run_samples(
-    pool: Pool,
+    pool: "Pool",
     config: Config,
     one: Members | None,
     prompt_ids: Sequence[str],
@@ -124,7 +134,7 @@ def run_samples(
 
 
 def run_base_copies(
-    pool: Pool, config: Config, num_copies: int, prompt_ids: Sequence[str]
+    pool: "Pool", config: Config, num_copies: int, prompt_ids: Sequence[str]
 ) -> Rollout:
     """The unperturbed model several times in one batch, drawn as a generation is:
     the engine's own noise.

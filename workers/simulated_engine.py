@@ -72,24 +72,27 @@ class MadeUpAnswers:
         *,
         prompt_tokens: int = 100,
         seed: int = 0,
+        num_distinct: int | None = None,
     ) -> None:
-        """`lengths` are what answers are drawn from, in tokens; None: the measured ones."""
+        """`lengths` are what answers are drawn from, in tokens; None: the measured ones. Beyond
+        `num_distinct` members the lengths of the first ones come again, which saves time.
+        """
         self.engine = engine
         self.prompt_tokens = prompt_tokens
         self._lengths = measured_lengths() if lengths is None else np.array(lengths, np.int64)
-        self._seed = seed
+        self._seed, self._num_distinct = seed, num_distinct
         self._tables: dict[tuple[object, ...], np.ndarray] = {}
         self._seconds: dict[tuple[object, ...], float] = {}
 
     def tokens_MPS(self, chunk: Chunk) -> np.ndarray:
         """Tokens of a chunk's answers, int64 (M, P, S), at most its limit."""
-        rows_M = np.array(chunk.members) - FIRST_MEMBER
-        table_MPS = self._table(chunk, int(rows_M.max()) + 1)
+        rows_M = self._rows(chunk)
+        table_MPS = self._table(chunk, max(rows_M) + 1)
         return np.minimum(table_MPS[rows_M], chunk.sampling.max_new_tokens)
 
     def seconds(self, chunk: Chunk) -> float:
         """What a chunk takes on a worker of speed 1."""
-        key = (chunk.members, *_drawn(chunk), chunk.sampling.max_new_tokens)
+        key = (tuple(self._rows(chunk)), *_drawn(chunk), chunk.sampling.max_new_tokens)
         if key not in self._seconds:
             tokens_Q = self.tokens_MPS(chunk).ravel()
             self._seconds[key] = self.engine.seconds(tokens_Q, self._num_prompt_tokens(chunk))
@@ -117,6 +120,11 @@ class MadeUpAnswers:
             mean_digest=mean_digest,
             samples=_samples(chunk, tokens_MPS),
         )
+
+    def _rows(self, chunk: Chunk) -> list[int]:
+        rows = [member - FIRST_MEMBER for member in chunk.members]
+        num_distinct = self._num_distinct
+        return rows if num_distinct is None else [row % num_distinct for row in rows]
 
     def _num_prompt_tokens(self, chunk: Chunk) -> int:
         num_completions = len(chunk.members) * len(chunk.prompt_ids) * chunk.num_samples
