@@ -98,7 +98,7 @@ def check_answers(named: str, target: Address) -> None:
                 child.kill()  # it would ask again and again
     if child.returncode == 0:
         return
-    problem = _known_problem(said, target)
+    problem = known_problem(said, target)
     if problem is None and child.returncode == -signal.SIGALRM:
         what = "client server" if target.is_client else "head"
         problem = (
@@ -111,7 +111,7 @@ def check_answers(named: str, target: Address) -> None:
     raise ConfigError(f"workers.address={named} {problem}")
 
 
-def _known_problem(said: str, target: Address) -> str | None:
+def known_problem(said: str, target: Address) -> str | None:
     """What is wrong, if the child's output says one of the usual things."""
     mismatch = MISMATCH.search(said)
     if mismatch is not None:
