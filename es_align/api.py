@@ -66,7 +66,7 @@ def _train(
     mirror = _mirror_of(config, folder, reporter, is_resumed=is_resumed)
     if is_resumed:
         check_resumable(folder, config)
-    folder.prepare()
+    folder.check_writes()
     with joined(config.workers.address):
         return _run(config, folder, reporter, mirror, is_resumed=is_resumed)
 

@@ -74,12 +74,15 @@ class RunFolder:
         """Whether a run was begun here and has a ledger."""
         return self.ledger.is_file()
 
-    def prepare(self) -> None:
-        """Make the folder and try to write there; OSError if the disk refuses."""
+    def check_writes(self) -> None:
+        """Try to write in the folder, and leave nothing; OSError if the disk refuses."""
+        missing = [place for place in (self.path, *self.path.parents) if not place.exists()]
         self.path.mkdir(parents=True, exist_ok=True)
         file = self.path / ".write-check.draft"
         write_synced(file, b"es-align may write here\n")
         file.unlink(missing_ok=True)
+        for place in missing:
+            place.rmdir()
 
     def write_config(self, config: Config) -> None:
         """Keep the resolved configuration."""

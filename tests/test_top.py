@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import pty
+import signal
 import subprocess
 import sys
 import termios
@@ -341,7 +342,7 @@ def test_on_a_terminal_it_goes_on_until_a_key_ends_it(
         stderr=its,
         env=os.environ | {"TERM": "xterm", "COLUMNS": "80", "LINES": "30"},
         start_new_session=True,
-        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # so that Ctrl-C is its own
+        preexec_fn=own_terminal,
     )
     before = termios.tcgetattr(its)
     shown = b""
@@ -355,6 +356,12 @@ def test_on_a_terminal_it_goes_on_until_a_key_ends_it(
     assert termios.tcgetattr(its) == before
     os.close(its)
     os.close(ours)
+
+
+def own_terminal() -> None:
+    """So that Ctrl-C is its own, and heard: what runs these tests may ignore it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
 def test_a_resume_cuts_the_rows_of_workers_too(begin: Callable[..., RunFolder]) -> None:
