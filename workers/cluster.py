@@ -7,6 +7,8 @@ driver's token, and whether its Ray and Python are the driver's (see `workers.re
 
 import logging
 import os
+import signal
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -47,7 +49,7 @@ def start_cluster(num_cpus: int) -> None:
     _prepare_ray()
     # Ray's own, 15, yields to whatever else the machine runs: deadlines would lie.
     os.environ.setdefault("RAY_worker_niceness", "0")
-    with _loopback_stays():
+    with _loopback_stays(), _sigterm_stays():
         ray.init(
             address="local",  # without it Ray joins whatever cluster this machine has
             num_cpus=num_cpus,
@@ -95,7 +97,7 @@ def attach(address: str) -> None:
     named = address if str(target) == address else f"{address} ({target})"
     check_listens(named, target)
     check_answers(named, target)
-    with _loopback_stays(target.is_loopback):
+    with _loopback_stays(target.is_loopback), _sigterm_stays():
         ray.init(address=str(target), log_to_driver=False, configure_logging=False)
 
 
@@ -151,3 +153,14 @@ def _loopback_stays(is_so: bool = True) -> Iterator[None]:
         yield
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+@contextmanager
+def _sigterm_stays() -> Iterator[None]:
+    """Keep what a scheduler's polite end does; Ray's own handler would end a run without a word."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if before is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
