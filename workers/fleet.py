@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from kernels.errors import EsAlignError, WorkerError
+from workers.agreement import Agreement
 from workers.lives import Call, FleetSettings, Over, State, TookTooLong, Worker
 from workers.protocol import Move, Moved, WorkerInfo
 from workers.transport import Transport
@@ -39,10 +40,8 @@ class Fleet:
         self._calls: dict[int, Call] = {}
         self._deadlines: list[tuple[float, int]] = []  # a heap, with calls that are over
         self._moves: list[Move] = []
-        self._moved: Moved | None = None  # what a worker's mean is after all moves
-        self._votes: dict[int, Moved] = {}  # after the last move, until that is agreed on
+        self._agreement = Agreement()
         self._is_started = False
-        self._has_tied = False
         self._set_aside: list[Over] = []  # until what is going on is over
         self._lost: list[Over] = []  # chunks of workers that failed with something else
         self._none_ready_since = transport.now()  # FOREVER while one is
@@ -85,15 +84,15 @@ class Fleet:
         done, and are compared then. Raises WorkerError if the workers cannot agree.
         """
         self._moves.append(move)
-        self._moved, self._votes = None, {}
+        self._agreement.reopen()
         for worker in self._ready.values():
             self._send_moves(worker)
-        while self._moved is None:
+        while self._agreement.moved is None:
             self._agree()
-            if self._moved is None:
+            if self._agreement.moved is None:
                 self._put_aside(self.step(FOREVER))
         self._give_back()
-        return self._moved
+        return self._agreement.moved
 
     def call(
         self,
@@ -183,7 +182,7 @@ class Fleet:
         if not self._ready:
             self._none_ready_since = min(self._none_ready_since, self._transport.now())
         worker.problem = self._transport.describe(problem)
-        self._votes.pop(worker.number, None)
+        self._agreement.withdraw(worker.number)
         again = f"made again in {pause_s:.0f} s" if pause_s else "made again"
         on = f" on {where}" if where else ""
         self._tell(f"worker {worker.number}{on}: {worker.problem}; {again}")
@@ -233,7 +232,8 @@ class Fleet:
     @property
     def digest(self) -> str | None:
         """Of the mean that every worker must hold; None where they hold none."""
-        return None if self._moved is None else self._moved.digest
+        moved = self._agreement.moved
+        return None if moved is None else moved.digest
 
     def _note(
         self, number: int, worker: int, method: str, deadline_s: float, subject: object = None
@@ -314,20 +314,13 @@ class Fleet:
         worker.num_moves = len(self._moves)
 
     def _compare(self, worker: Worker, moved: Moved) -> None:
-        if self._moved is None:
-            self._votes[worker.number] = moved
-            if not self._is_started:
-                self._moved = moved  # the caller holds the first against the ledger
-        elif moved.digest != self._moved.digest:
-            self._fence(worker, moved)
+        if not self._is_started and self._agreement.moved is None:
+            self._agreement.moved = moved  # the caller holds the first against the ledger
+        problem = self._agreement.hear(worker.number, moved, len(self._moves))
+        if problem is not None:
+            self._fence(worker, problem)
 
-    def _fence(self, worker: Worker, moved: Moved) -> None:
-        assert self._moved is not None
-        problem = WorkerError(
-            f"after {len(self._moves)} moves worker {worker.number} holds a mean with digest "
-            f"{moved.digest[:12]}, others one with {self._moved.digest[:12]}; their machines or "
-            "versions differ: use one kind, then go on with --resume"
-        )
+    def _fence(self, worker: Worker, problem: WorkerError) -> None:
         # Made anew it moves from the start: only what is not an accident differs again.
         if worker.failures and len(self.workers) == 2:
             raise problem
@@ -336,36 +329,17 @@ class Fleet:
             self._give_up(worker)
 
     def _agree(self) -> None:
-        """Settle what the mean is once nobody is left to wait for: what most workers say."""
-        if any(
+        """Settle what the mean is once nobody is left to wait for."""
+        is_waiting = any(
             call.method == "move" and self.workers[call.worker].working_on is None
             for call in self._calls.values()
-        ):
-            return
-        if not self._votes:
-            return
-        counts = Counter(moved.digest for moved in self._votes.values()).most_common(2)
-        if len(counts) > 1 and counts[0][1] == counts[1][1]:
-            self._break_tie()
-            return
-        self._moved = next(m for m in self._votes.values() if m.digest == counts[0][0])
-        for number, moved in sorted(self._votes.items()):
-            self._compare(self.workers[number], moved)
-        self._votes = {}
-
-    def _break_tie(self) -> None:
-        """Make all workers anew, once: from the start they move to the same mean, or never will."""
-        votes = sorted(self._votes.items())
-        told = ", ".join(f"worker {number} {moved.digest[:12]}" for number, moved in votes)
-        problem = WorkerError(
-            f"after {len(self._moves)} moves the workers hold different means ({told}); their "
-            "machines or versions differ: use one kind, then go on with --resume"
         )
-        if self._has_tied:
-            raise problem
-        self._has_tied, self._votes = True, {}
-        for number, _ in votes:
-            self.fail(self.workers[number], problem)
+        if is_waiting or not self._agreement.has_votes:
+            return
+        problems = self._agreement.settle(len(self._moves))
+        restart = self.fail if self._agreement.moved is None else self._fence
+        for number, problem in problems.items():
+            restart(self.workers[number], problem)
 
     def _fail_or_raise(self, worker: Worker, call: Call, problem: Exception) -> None:
         what = {"place": "starting", "load": self._loading, "move": "moving its mean"}[call.method]

@@ -128,6 +128,7 @@ class Head(Started):
             "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # keeps to loopback, see workers/cluster.py
             "RAY_TMPDIR": str(self.folder),
             "RAY_raylet_start_wait_time_s": f"{START_DEADLINE_S:.0f}",
+            "RAY_worker_niceness": "0",  # Ray's 15 yields to the tests that run beside this one
         }
         arguments = ["--head", "--block", "--node-ip-address=127.0.0.1", "--num-cpus=1"]
         arguments += [f"--port={self.address.rpartition(':')[2]}"]

@@ -237,6 +237,16 @@ def test_a_worker_that_always_moves_to_another_mean_is_given_up() -> None:
     assert cluster.told[-1].startswith("worker 1 is given up: WorkerError: after ")
 
 
+def test_a_worker_too_slow_for_every_move_is_given_up() -> None:
+    # Its moves take 5 s, the others' 2.5: it loads in time each time, and never catches up.
+    settings = replace(SETTINGS, call_deadline_s=3)
+    cluster = make_cluster((0.2, 0.1, 0.2), settings=settings)
+    digests = [cluster.fleet.move(a_move(generation)).digest for generation in range(100)]
+    assert len(set(digests)) == 100
+    assert cluster.fleet.states() == {State.READY: 2, State.GIVEN_UP: 1}
+    assert cluster.told[-1].startswith("worker 1 is given up: TookTooLong: no answer after ")
+
+
 def test_two_workers_that_differ_are_both_made_anew_once() -> None:
     cluster = make_cluster([1.0, 1.0], [Fault(AFTER_START_S, 1, FaultKind.OTHER_MEAN)])
     moved = cluster.fleet.move(a_move())
