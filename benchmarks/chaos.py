@@ -2,6 +2,7 @@
 
     python benchmarks/chaos.py                 # or: make chaos
     python benchmarks/chaos.py --generations 40 --faults 12 --seed 1
+    python benchmarks/chaos.py --nodes 4 --generations 30 --faults 8 --kinds "node lost"
 
 The tiny configuration on a Ray cluster of several nodes on this machine (Ray's own test cluster), a
 driver in a process of its own, and faults at random generations: see `FAULTS`. Prints a table of
@@ -303,6 +304,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--nodes", type=int, default=2)
     parser.add_argument("--faults", type=int, default=60)
+    parser.add_argument("--kinds", nargs="+", choices=list(FAULTS), default=list(FAULTS))
     parser.add_argument("--space", default="core")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true")
@@ -356,7 +358,7 @@ def measure(folder: Path, options: argparse.Namespace, console: Console) -> dict
     log = Path(tempfile.gettempdir()) / f"es-align-chaos-{os.getpid()}.log"
     place = Place(disk / "run", disk / "filler" if has_disk else None)
     chaos = Chaos(cluster, options.workers, place, overrides, log, random.Random(options.seed))
-    faults = [fault for fault in FAULTS if has_disk or fault != "disk full"]
+    faults = [fault for fault in options.kinds if has_disk or fault != "disk full"]
     planned = plan_faults(chaos, faults, options.faults, options.generations)
     try:
         for _ in range(options.nodes):

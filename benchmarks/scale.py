@@ -26,17 +26,15 @@ from es_align.bench.scaling import (
     GENERATIONS,
     GPU,
     LIMIT_TOKENS,
-    MEMBERS_PER_CHUNK,
     POPULATION,
     PROMPTS,
     Efficiency,
     Wire,
+    chunk_sizes,
     deaths,
     make_answers,
-    make_chunks,
     make_config,
     measure,
-    occupancy,
     speeds,
     wire,
 )
@@ -44,7 +42,6 @@ from es_align.report.plots import BLUE, DPI, GREY, ORANGE, SKY, STYLE
 from es_align.terminal import to_json
 
 PARTS = ("efficiency", "wire", "driver", "ray")
-WIRE_CHUNKS = (2, 16, 32, 64, 256)
 DRIVER_WORKERS, RAY_PROCESSES = 256, 3
 MESSAGE_S = 300e-6  # of the driver, to send one or to take one: what Ray's take one at a time
 EQUAL, MIXED, DYING = "equal", "mixed", "mixed, 1 in 100 dies"
@@ -58,41 +55,33 @@ class Report:
     hardware: str
     settings: dict[str, object]
     efficiency: list[Efficiency] = field(default_factory=list)
-    occupancy: dict[str, float] = field(default_factory=dict)  # by members of a chunk
-    seconds_of_16: dict[str, float] = field(default_factory=dict)  # a generation, by the same
     wire: list[Wire] = field(default_factory=list)
     driver: dict[str, object] = field(default_factory=dict)
     ray: dict[str, object] = field(default_factory=dict)
 
 
 def measure_efficiency(report: Report, counts: Sequence[int]) -> None:
-    """Every cluster of every size, on the same chunks."""
-    answers, config = make_answers(), make_config()
-    generations = [make_chunks(config, generation) for generation in range(GENERATIONS)]
+    """Every cluster of every size."""
+    answers = make_answers()
     for count in counts:
         mixed = speeds(count, is_mixed=True)
         for cluster, worker_speeds in ((EQUAL, [1.0] * count), (MIXED, mixed)):
             note(f"{count} workers, {cluster}")
             report.efficiency.append(
-                measure(answers, generations, worker_speeds, cluster=cluster, message_s=MESSAGE_S)
+                measure(answers, worker_speeds, cluster=cluster, message_s=MESSAGE_S)
             )
         faults = deaths(count, report.efficiency[-1].seconds)
         note(f"{count} workers, {DYING}")
         report.efficiency.append(
-            measure(answers, generations, mixed, cluster=DYING, message_s=MESSAGE_S, faults=faults)
+            measure(answers, mixed, cluster=DYING, message_s=MESSAGE_S, faults=faults)
         )
-    for members in (MEMBERS_PER_CHUNK, 8, 64):
-        chunks = make_chunks(make_config(members), 0)
-        report.occupancy[str(members)] = occupancy(answers, chunks)
-        alone = measure(answers, [chunks], [1.0] * 16, cluster=EQUAL, message_s=MESSAGE_S)
-        report.seconds_of_16[str(members)] = alone.seconds
 
 
 def measure_driver(report: Report) -> None:
     """Over simulated workers; imported here, since it takes torch."""
     from es_align.bench.driver_cost import simulated_cost
 
-    cost = simulated_cost(DRIVER_WORKERS)
+    cost = simulated_cost(DRIVER_WORKERS, make_config(*chunk_sizes(DRIVER_WORKERS)))
     report.driver = {**asdict(cost), "median_s": cost.median_s}
 
 
@@ -100,28 +89,29 @@ def measure_ray(report: Report) -> None:
     """Over Ray's messages."""
     from es_align.bench.driver_cost import ray_cost
 
-    for members in (MEMBERS_PER_CHUNK, 32):
-        note(f"Ray, {members} members a chunk")
-        cost = ray_cost(DRIVER_WORKERS, RAY_PROCESSES, make_config(members))
-        report.ray[str(members)] = {**asdict(cost), "median_s": cost.median_s}
+    note("Ray's messages")
+    cost = ray_cost(DRIVER_WORKERS, RAY_PROCESSES, make_config(*chunk_sizes(DRIVER_WORKERS)))
+    report.ray = {**asdict(cost), "median_s": cost.median_s}
 
 
 def tell(report: Report) -> None:
     """The tables of docs/benchmarks.md."""
-    print("| workers | cluster | dispatcher | static waves | s | s, static | s, one batch each |")
-    print("|---|---|---|---|---|---|---|")
+    names = (
+        "workers, cluster, members a chunk, places filled, dispatcher, static waves, s, s static"
+    )
+    columns = [*names.split(", "), "s, one batch each"]
+    print(f"| {' | '.join(columns)} |")
+    print("|---" * len(columns) + "|")
     for row in report.efficiency:
-        shares = " | ".join(_figure(share, 3) for share in (row.efficiency, row.static))
+        shares = (row.occupancy, row.efficiency, row.static)
         seconds = (row.seconds, row.static_seconds, row.one_batch_seconds)
-        told = " | ".join(_figure(value, 1) for value in seconds)
-        print(f"| {row.workers:,} | {row.cluster} | {shares} | {told} |")
-    for members, filled in report.occupancy.items():
-        seconds = report.seconds_of_16[members]
-        print(f"{members} members a chunk: places filled {filled:.2f}, 16 workers {seconds:.0f} s")
+        told = " | ".join([*(_figure(s, 3) for s in shares), *(_figure(s, 1) for s in seconds)])
+        print(f"| {row.workers:,} | {row.cluster} | {row.largest} to {row.smallest} | {told} |")
     for row in report.wire:
         print(
-            f"{row.members_per_chunk} members a chunk: {row.chunk} + {row.result} bytes, "
-            f"{row.a_member:.1f} a member; {row.a_score:.0f} a score; ids {row.prompt_ids} a chunk"
+            f"{row.workers:,} workers: {row.num_chunks:,} chunks of {row.a_chunk:.0f} bytes, and "
+            f"{row.prompt_ids:.0f} for prompt ids; {row.a_member:.1f} bytes a member, "
+            f"{row.a_score:.1f} a score"
         )
     print(f"driver: {report.driver}")
     print(f"ray: {report.ray}")
@@ -163,7 +153,7 @@ def draw(report: Report, path: Path) -> None:
         axes.set_ylim(0, 1)
         axes.set_xlabel("simulated workers")
         axes.set_ylabel("efficiency: useful seconds over workers x makespan")
-        axes.set_title(f"{POPULATION:,} members x {PROMPTS} prompts, in chunks of pairs")
+        axes.set_title(f"{POPULATION:,} members x {PROMPTS} prompts")
         axes.legend(loc="lower left")
         figure.savefig(path, dpi=DPI)
 
@@ -195,7 +185,6 @@ def main() -> None:
         settings={
             "population": POPULATION,
             "prompts": PROMPTS,
-            "members_per_chunk": MEMBERS_PER_CHUNK,
             "limit_tokens": LIMIT_TOKENS,
             "generations": GENERATIONS,
             "gpu": GPU,
@@ -204,7 +193,7 @@ def main() -> None:
         },
     )
     if "wire" in options.parts:
-        report.wire = [wire(members) for members in WIRE_CHUNKS]
+        report.wire = [wire(count) for count in options.workers]
     if "driver" in options.parts:
         measure_driver(report)
     if "ray" in options.parts:

@@ -148,6 +148,9 @@ class WorkersConfig(Section):
     `"!H100"` and `in(A100, H100)`."""
     members_per_chunk: Count | None = None
     """Members in one unit of work; none: the whole population. Part of the result's identity."""
+    smallest_chunk: Count | None = None
+    """Members in a generation's last units of work: sizes go down to it from `members_per_chunk` by
+    halves, so that engines are full and workers still end together; none: all of one size."""
     drop_slowest: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
     """Share of a generation's members that is not waited for once the others are there, in whole
     chunks. They have no score (reason `dropped`): such a run's numbers depend on who was late, and
@@ -218,6 +221,8 @@ class Config(Section):
     samples_per_generation: Annotated[int, Field(ge=0)] = 2
     """Members whose completions are kept in samples.jsonl each generation."""
     checkpoint_every: Count = 5
+    """Generations between checkpoints, from which resuming drivers and joining workers go on; in
+    space `weights`, where one holds the whole model, ten times as many."""
     run_dir: str | None = None
     """Run folder; none: runs/<config name>-<seed>."""
     mirror: str | None = None

@@ -59,6 +59,8 @@ def run_generations(
         update = run.moved(update, None if update.move is None else pool.move(update.move))
         metrics |= update_metrics(update, time.perf_counter() - told)
         run.record_generation(fitness_M, prompt_ids, rollout, update, metrics)
+        if run.is_mean_due:
+            pool.store_mean()
         overhead = (asked - started) + (time.perf_counter() - answered)
         driver_s += overhead
         evaluation = evaluate_if_due(run, task, pool, config)

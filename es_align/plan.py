@@ -37,6 +37,7 @@ from es_align.plan_speed import (
 )
 from es_align.preflight import check_settings
 from es_align.run_folder import RunFolder
+from es_align.wire_sizes import message_bytes
 from workers.protocol import Move
 
 LIKELIHOOD = "log_likelihood"  # the reward
@@ -103,7 +104,8 @@ def plan(
     num_numbers = dimension(config.space, moving_layers(config.space, sizes))
     speed = _speed(config, sizes, gpu, run, tokens_per_s)
     planned = Planned(config, speed)
-    configured = planned.predict(num_workers, planned.members_per_chunk)
+    smallest = config.workers.smallest_chunk
+    configured = planned.predict(num_workers, planned.members_per_chunk, smallest)
     recommended = planned.recommend(num_workers, configured)
     memory = worker_memory(config, sizes, planned.members_per_chunk)
     num_prompts, num_samples = config.prompts_per_generation, config.samples_per_prompt
@@ -190,7 +192,7 @@ def _of_run(estimate: Speed, config: Config, folder: RunFolder) -> Speed:
     lengths = lengths_for(own.max_new_tokens, measured.tokens_per_answer)
     prompt_tokens = max(1, round(measured.tokens_per_prompt))
     there = Planned(own, replace(estimate, lengths=lengths, prompt_tokens=prompt_tokens))
-    simulated_s = sum(map(there.answers.seconds, there.chunks(there.members_per_chunk)))
+    simulated_s = sum(map(there.answers.seconds, there.configured_chunks))
     is_same_move = own.space == config.space and own.population == config.population
     longer = config.max_new_tokens / own.max_new_tokens
     here = replace(
@@ -204,19 +206,17 @@ def _of_run(estimate: Speed, config: Config, folder: RunFolder) -> Speed:
 
 
 def _wire(planned: Planned, num_workers: int, num_numbers: int) -> WireBytes:
-    config, chunks = planned.config, planned.chunks(planned.members_per_chunk)
+    config, chunks = planned.config, planned.configured_chunks
     chunk, has_seeds = chunks[0], is_seeded(config.space.kind)
-    bare = replace(chunk, prompt_ids=(), perturbed=chunk.perturbed if has_seeds else None)
     result = planned.answers.result(chunk, ANY_DIGEST if has_seeds else None, 1.0)
-    scores = result.rewards_MP.nbytes + result.passed_MP.nbytes
-    there_and_back = len(pickle.dumps(bare)) + len(pickle.dumps(result)) - scores
+    sizes = message_bytes(chunk, result, has_seeds=has_seeds)
     move = Move(0, 0, np.zeros(config.population // 2), sigma=0.1, learning_rate=0.1)
     vector = 0 if has_seeds else num_numbers * np.dtype(np.float32).itemsize
     return WireBytes(
-        chunks=len(chunks) * there_and_back,
-        prompt_ids=len(chunks) * len(pickle.dumps(chunk.prompt_ids)),
+        chunks=len(chunks) * (sizes.chunk + sizes.result),
+        prompt_ids=len(chunks) * sizes.prompt_ids,
         vectors=config.population * vector,
-        scores=len(chunks) * scores,
+        scores=sizes.scores * config.population // len(chunk.members),
         moves=num_workers * len(pickle.dumps(move)) if has_seeds else 0,
     )
 

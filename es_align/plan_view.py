@@ -49,7 +49,7 @@ def _lines(plan: PlanResult) -> list[tuple[str, str]]:
         (f"{plan.workers:,} workers", _told(configured)),
     ]
     best = plan.recommended
-    if best is not None and best.members_per_chunk == configured.members_per_chunk:
+    if best is not None and best == configured:
         lines.append(("recommended", "these chunks"))
     elif best is not None:
         lines.append(("recommended", _told(best)))
@@ -58,10 +58,12 @@ def _lines(plan: PlanResult) -> list[tuple[str, str]]:
 
 def _told(found: Prediction) -> str:
     move = f" ({found.move_s:.1f} s of it moving the mean)" if found.move_s >= 0.05 else ""
+    smallest = "" if found.smallest_chunk is None else f", smallest_chunk={found.smallest_chunk}"
     return (
-        f"workers.members_per_chunk={found.members_per_chunk}: {found.num_chunks:,} chunks, "
-        f"{found.seconds:,.1f} s a generation{move}, {found.tokens_per_s:,.0f} tokens/s; workers "
-        f"busy {found.efficiency:.0%}, engines' places filled {found.occupancy:.0%}"
+        f"workers.members_per_chunk={found.members_per_chunk}{smallest}: "
+        f"{found.num_chunks:,} chunks, {found.seconds:,.1f} s a generation{move}, "
+        f"{found.tokens_per_s:,.0f} tokens/s; workers busy {found.efficiency:.0%}, "
+        f"engines' places filled {found.occupancy:.0%}"
     )
 
 

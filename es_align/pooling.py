@@ -3,6 +3,7 @@
 import functools
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from es_align.config import Config, Precision, heldout_new_tokens
@@ -29,9 +30,11 @@ def make_pool(
     prompts: Sequence[Prompt],
     means: MeanSettings | None = None,
     tell: Tell = lambda message: None,
+    mean_folder: Path | None = None,
 ) -> Pool:
     """The configured pool, not started yet; without factors its workers hold the base model only,
-    without `means` no mean of their own. `tell` hears what happens to workers.
+    without `means` no mean of their own. `tell` hears what happens to workers; means are stored in
+    `mean_folder`.
     """
     workers = config.workers
     settings = PoolSettings(
@@ -46,7 +49,8 @@ def make_pool(
         resources=workers.resources,
         label_selector=workers.label_selector,
     )
-    return Pool(settings, worker_spec(config, model, reward_name, means), factors, prompts, tell)
+    spec = replace(worker_spec(config, model, reward_name, means), mean_folder=mean_folder)
+    return Pool(settings, spec, factors, prompts, tell)
 
 
 def worker_spec(

@@ -9,6 +9,7 @@ import importlib.util
 import os
 from pathlib import Path
 
+from es_align.chunking import cut, smallest_sizes
 from es_align.config import Config, heldout_new_tokens, pass_k
 from es_align.config_errors import nearest
 from es_align.config_search import StrategyConfig
@@ -143,13 +144,23 @@ def _check_population(config: Config) -> None:
             f"workers.members_per_chunk={chunk} must divide population={population}{parity}; "
             f"use {' or '.join(map(str, near))}"
         )
+    smallest = config.workers.smallest_chunk
+    sizes = smallest_sizes(chunk or population, population, has_pairs=has_pairs)
+    if smallest is not None and smallest not in sizes:
+        raise ConfigError(
+            f"workers.smallest_chunk={smallest} must be workers.members_per_chunk="
+            f"{chunk or population} halved some times, divide population={population}"
+            f"{' and be even, so that pairs stay together' if has_pairs else ''}; use "
+            f"{' or '.join(map(str, sizes))}"
+        )
 
 
 def _check_num_chunks(config: Config) -> None:
     """No worker without anything to do."""
     population, chunk = config.population, config.workers.members_per_chunk
     divisors = chunk_sizes(population, has_pairs=uses_pairs(config.strategy))
-    num_workers, num_chunks = config.workers.count, population // (chunk or population)
+    num_workers = config.workers.count
+    num_chunks = len(cut(population, chunk or population, config.workers.smallest_chunk))
     if num_workers > num_chunks:
         fitting = [size for size in divisors if population // size >= num_workers]
         step = (

@@ -21,6 +21,7 @@ from es_align.spaces import AdapterSpace, Space
 from es_align.strategies import Strategy, Update, make_strategy
 from workers.checkpoints import Checkpoint
 from workers.layers import PerturbedLayer, load_factors
+from workers.mean_files import load_mean
 from workers.means import Means, MeanSettings
 from workers.members import Members, NoiseMembers
 from workers.protocol import Move, WorkerInfo
@@ -158,7 +159,10 @@ def rebuilt_at(folder: RunFolder, completed: int) -> Rebuilt:
 def means_at(folder: RunFolder, completed: int) -> Means:
     """The means of a run in a seeded space; raises LedgerError if they are not the ledger's."""
     rebuilt, config = rebuilt_at(folder, completed), folder.read_config()
-    means = moved_means(folder, config, rebuilt.moves)
+    means = start_means(config, load_factors(folder.basis))
+    load_mean(folder.checkpoints, means, rebuilt.moves)
+    for move in rebuilt.moves[means.num_moves :]:
+        means.move(move)
     if means.moved.digest != rebuilt.mean_digest:
         raise LedgerError(
             f"{folder.ledger}: after {completed} generations the rebuilt mean has digest "

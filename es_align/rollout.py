@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from es_align.chunking import cut
 from es_align.config import Config, heldout_new_tokens, pass_k
 from es_align.strategies.base import Population
 from workers.members import Members, some_members
@@ -66,22 +67,23 @@ def population_chunks(
 ) -> list[Chunk]:
     """A generation cut into units of work, in the order of its members."""
     num_members = len(population)
-    size = config.workers.members_per_chunk or num_members
+    workers = config.workers
+    size = workers.members_per_chunk or num_members
     sampling = _sampling(config, population.generation)
     kept = sample_members(num_members, config.samples_per_generation, population.generation)
     return [
         Chunk(
-            chunk_id=start // size,
+            chunk_id=chunk_id,
             generation=population.generation,
-            members=tuple(range(start, start + size)),
-            perturbed=some_members(population.members, start, start + size),
+            members=tuple(members),
+            perturbed=some_members(population.members, members.start, members.stop),
             prompt_ids=tuple(prompt_ids),
             sampling=sampling,
-            sample_members=tuple(m for m in kept if start <= m < start + size),
+            sample_members=tuple(member for member in kept if member in members),
             num_samples=config.samples_per_prompt,
             pass_k=pass_k(config.objective),
         )
-        for start in range(0, num_members, size)
+        for chunk_id, members in enumerate(cut(num_members, size, workers.smallest_chunk))
     ]
 
 

@@ -51,6 +51,7 @@ PACKAGES = (
     "reasoning-gym",
 )
 BEST = "best"
+RARER_IF_LARGE = 10  # checkpoints of whole weights, which are as large as the model in fp32
 
 
 class Run:
@@ -184,6 +185,14 @@ class Run:
             return False
         checkpoint.save(self.folder.checkpoints, self.completed, self.strategy.state(), mean_D)
         return True
+
+    @property
+    def is_mean_due(self) -> bool:
+        """Whether a worker should store the mean now: in seeded spaces it is the workers' own."""
+        config = self.config
+        is_large = config.space.kind == "weights"
+        every = config.checkpoint_every * (RARER_IF_LARGE if is_large else 1)
+        return self.strategy.mean_D is None and self.completed % every == 0
 
     def store_end(self) -> None:
         """Store what was made at the end in the mirror, if there is one."""

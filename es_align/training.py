@@ -33,7 +33,12 @@ def run_training(run: Run, task: Task, model: ModelPaths, reporter: Reporter) ->
         reporter.note(run.ledger.dropped_tail)
     prompts = [*task.train, *task.heldout]
     means, layers = mean_settings(config), run.space.factors
-    with make_pool(config, model, task.reward_name, layers, prompts, means, reporter.note) as pool:
+    mean_folder = None if means is None else folder.checkpoints.resolve()
+    if mean_folder is not None:
+        mean_folder.mkdir(exist_ok=True)
+    with make_pool(
+        config, model, task.reward_name, layers, prompts, means, reporter.note, mean_folder
+    ) as pool:
         for worker in pool.start(run.moves):
             check_mean(worker, run.mean_digest, folder.ledger, run.completed)
             reporter.note(

@@ -8,6 +8,7 @@ in any mixture. Only the length of the step, which is reported, is added up in a
 Shape suffixes: _N pairs, _P those with a weight, _K rank of the noise, _R rows, _C columns.
 """
 
+from collections.abc import Mapping
 from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -79,6 +80,15 @@ class Descent:
         step.grad, taken_RC = None, step.data
         step.data = taken_RC.new_empty(0)
         return taken_RC
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """The optimiser's tensors by torch's names; none before the first step."""
+        state = self._optimizer.state[self._step]
+        return {name: value for name, value in state.items() if value is not None}
+
+    def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Go on from what `state` gave."""
+        self._optimizer.state[self._step] = dict(state)
 
     def momentum_state(self, rows: int, columns: int) -> tuple[torch.Tensor | None, bool]:
         """SGD's momentum (None without), and whether it was only now made and holds nothing."""

@@ -12,7 +12,7 @@ a bf16 engine holds anyway.
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Literal
 
 import torch
@@ -92,6 +92,17 @@ class Master:
         if self._residual_RC is None:
             return self._value_RC
         return _join(self._value_RC, self._residual_RC)
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Its own tensors by name, to be stored; a master of the same kind takes them back."""
+        if self._residual_RC is None:
+            return {"value": self._value_RC}
+        return {"value": self._value_RC, "residual": self._residual_RC}
+
+    def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Hold what `state` gave, in the tensors that there are."""
+        for name, tensor_RC in self.state().items():
+            tensor_RC.copy_(state[name])
 
     @property
     def num_bytes(self) -> int:

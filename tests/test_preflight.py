@@ -88,6 +88,16 @@ PARTS: list[tuple[list[str], str]] = [
             "members_per_chunk=3 must divide population=8; use 2 or 4",
         ),
         (
+            ["workers.members_per_chunk=4", "workers.smallest_chunk=1"],
+            "workers.smallest_chunk=1 must be workers.members_per_chunk=4 halved some times, "
+            "divide population=8 and be even, so that pairs stay together; use 2 or 4",
+        ),
+        (["workers.smallest_chunk=6"], "must be workers.members_per_chunk=8 halved some times"),
+        (
+            ["workers.count=4", "workers.smallest_chunk=4"],
+            "workers.count=4 but a generation has only 2 chunk(s)",
+        ),
+        (
             ["strategy.kind=cma_es", "strategy.learning_rate=0.5", "strategy.max_step=2"],
             "strategy.learning_rate=0.5, strategy.max_step=2.0: strategy.kind=cma_es adapts its "
             "sigma and its step to the order of the members and reads none of these; leave them "

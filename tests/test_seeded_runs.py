@@ -86,7 +86,9 @@ def test_a_run_resumed_on_two_workers_is_the_same(
 def test_a_worker_that_joins_late_holds_the_same_mean(
     straight: tuple[str, Path, TrainResult], tmp_path: Path
 ) -> None:
-    """A worker killed in the middle is replaced by one that makes all moves anew."""
+    """A worker killed in the middle is replaced by one that goes on from a stored mean, or makes
+    all moves anew.
+    """
     space, folder, _ = straight
     run = tmp_path / "run"
     with ThreadPoolExecutor(1) as thread:
@@ -96,6 +98,7 @@ def test_a_worker_that_joins_late_holds_the_same_mean(
     assert result.generations == LONG
     assert records(run)[:GENERATIONS] == records(folder)
     assert replay(run).matches
+    assert list((run / "checkpoints").glob("mean-*.safetensors"))
 
 
 def kill_a_worker(metrics: Path) -> int:

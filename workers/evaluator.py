@@ -22,6 +22,7 @@ from rewards.specs import RewardSpec, num_together
 from workers.answers import Answered, chunk_result
 from workers.engines.base import Completion, Forced, Likelihood, Request
 from workers.layers import PerturbedLayer, save_factors
+from workers.mean_files import load_mean, store_mean
 from workers.means import Means
 from workers.members import Members, NoiseMembers
 from workers.overlap import ScoringBeside
@@ -61,6 +62,7 @@ class Evaluator:
         self.num_together = num_together(spec.rewards)
         self.scoring_limit_s = spec.scoring_limit_s
         self.scorer = start_scorer(spec)
+        self.mean_folder = spec.mean_folder
         self.prompts = {prompt.prompt_id: prompt for prompt in prompts}
         model_path = spec.locate_model()
         self.renderer = Renderer(model_path)
@@ -189,11 +191,25 @@ class Evaluator:
         return self.engine.score([Forced(prompt, answer, slot) for prompt, answer in pairs])
 
     def catch_up(self, moves: Sequence[Move]) -> None:
-        """Make the run's moves so far; with none the engine holds the mean's own start."""
+        """Make the run's moves so far, from where a stored mean is if this machine sees one; with
+        none the engine holds the mean's own start.
+        """
         if self.means is not None:
-            for move in moves:
+            if self.mean_folder is not None:
+                load_mean(self.mean_folder, self.means, moves)
+            for move in moves[self.means.num_moves :]:
                 self.means.move(move)
             self._write_means(self.means)
+
+    def store_mean(self) -> str | None:
+        """Store the mean where those that join later look for it; what went wrong, if it did."""
+        if self.mean_folder is None or self.means is None or not self.mean_folder.is_dir():
+            return None
+        try:
+            store_mean(self.mean_folder, self.means)
+        except OSError as error:
+            return f"the mean after {self.means.num_moves} moves is not stored: {error}"
+        return None
 
     def move(self, move: Move) -> Moved:
         """Take a step with the mean that this worker holds."""

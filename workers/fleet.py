@@ -106,14 +106,16 @@ class Fleet:
         number = self._transport.call(worker, method, *arguments)
         return self._note(number, worker, method, deadline_s, subject)
 
-    def call_all(self, method: str, *arguments: object, deadline_s: float) -> list[object]:
-        """What the workers without a chunk answer, in their order; one that fails is made anew.
+    def call_all(
+        self, method: str, *arguments: object, deadline_s: float, most: int | None = None
+    ) -> list[object]:
+        """What the workers without a chunk, `most` of them at most, answer in their order.
 
         Raises an error that a user can mend, and WorkerError if nobody answers.
         """
         waiting = {
             self.call(worker.number, method, *arguments, deadline_s=deadline_s).number
-            for worker in self.idle()
+            for worker in self.idle()[:most]
         }
         answers: dict[int, object] = {}
         problem: Exception | None = None

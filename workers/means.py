@@ -14,7 +14,7 @@ than one gradient (of all matrices if steps are shortened to `max_step`).
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -39,6 +39,7 @@ from workers.protocol import Move, Moved
 
 # A sum's last bits depend on its order; of the factor that shortens a step these are kept.
 FACTOR_BITS = 16
+_STEPS = "step."  # before the names of an optimiser's tensors
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,10 @@ class _Value(Value, Protocol):
     @property
     def digest(self) -> str: ...
 
+    def state(self) -> dict[str, torch.Tensor]: ...
+
+    def load_state(self, state: Mapping[str, torch.Tensor]) -> None: ...
+
 
 class _Small:
     """A matrix in float64."""
@@ -72,6 +77,12 @@ class _Small:
     def digest(self) -> str:
         return tensor_digest(self.value_RC)
 
+    def state(self) -> dict[str, torch.Tensor]:
+        return {"value": self.value_RC}
+
+    def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
+        self.value_RC = state["value"]
+
 
 @dataclass(frozen=True, slots=True)
 class _Matrix:
@@ -85,6 +96,17 @@ class _Matrix:
     def gradient(self, stream: NoiseStream, move: Move) -> Gradient:
         """What the move says of this matrix."""
         return Gradient(stream, move.weight_N, self.noise)
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Where it is and what its optimiser remembers, by name."""
+        steps = {f"{_STEPS}{name}": tensor for name, tensor in self.descent.state().items()}
+        return {**self.value.state(), **steps}
+
+    def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Go on from what `state` gave."""
+        self.value.load_state(state)
+        steps = {n.removeprefix(_STEPS): t for n, t in state.items() if n.startswith(_STEPS)}
+        self.descent.load_state(steps)
 
 
 class Means:
@@ -104,6 +126,8 @@ class Means:
             self._add(layer, weight_of)
         self._step_norm = 0.0
         self._moved: Moved | None = None
+        self.num_moves = 0
+        self.history = hashlib.sha256(repr(settings).encode()).hexdigest()  # of all moves so far
 
     @property
     def has_weights(self) -> bool:
@@ -120,6 +144,7 @@ class Means:
     def move(self, move: Move) -> None:
         """Take one step; raises WorkerError if it has no finite length."""
         self._moved = None
+        self.num_moves, self.history = self.num_moves + 1, history_after(self.history, move)
         stream = NoiseStream(self.settings.seed, move.noise_generation, self.settings.noise)
         if move.max_step is None:
             squares = [
@@ -154,6 +179,21 @@ class Means:
     def _moving(self) -> list["_Matrix"]:
         """Without the LoRA factors that have no noise."""
         return [matrix for matrix in self._matrices if matrix.unit]
+
+    def states(self) -> Iterator[tuple[str, dict[str, torch.Tensor]]]:
+        """All that later moves depend on: a name for each matrix, and its tensors, not copied."""
+        for place, matrix in enumerate(self._matrices):
+            yield str(place), matrix.state()
+
+    def load_states(
+        self, states: Iterable[tuple[str, Mapping[str, torch.Tensor]]], moves: Sequence[Move]
+    ) -> None:
+        """Go on from `states`, which were those after `moves`."""
+        for place, state in states:
+            self._matrices[int(place)].load_state(state)
+        for move in moves:
+            self.history = history_after(self.history, move)
+        self.num_moves, self._moved = len(moves), None
 
     def weights(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Layer name and weight (out, in), fp32, of every layer whose whole weight is the mean."""
@@ -203,6 +243,13 @@ class Means:
 
     def _descent(self, dtype: torch.dtype) -> Descent:
         return Descent(self.settings.optimizer, self.settings.momentum, dtype)
+
+
+def history_after(history: str, move: Move) -> str:
+    """SHA-256 of a history and one move more."""
+    scalars = (move.generation, move.noise_generation, move.sigma, move.learning_rate)
+    told = f"{history}{scalars}{move.max_step}".encode()
+    return hashlib.sha256(told + move.weight_N.astype(np.float64).tobytes()).hexdigest()
 
 
 def _shortening(steps: Sequence[torch.Tensor], max_step: float) -> float:

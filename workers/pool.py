@@ -134,6 +134,13 @@ class Pool:
         )
         return sorted({name for names in cast(list[list[str]], found) for name in names})
 
+    def store_mean(self) -> None:
+        """Let a worker store the mean that all hold, for those that join later."""
+        deadline_s = self.settings.chunk_deadline_s
+        (told,) = self._started.fleet.call_all("store_mean", deadline_s=deadline_s, most=1)
+        if told is not None:
+            self._tell(str(told))
+
     def peak_rss_bytes(self) -> int:
         """Sum over workers of their largest resident size."""
         fleet = self._started.fleet

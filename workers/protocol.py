@@ -18,6 +18,9 @@ LOG_LIKELIHOOD = "log_likelihood"  # in `metrics_MP`: mean natural log probabili
 MEAN_MEMBER = -2  # the run's current mean, evaluated like a member
 BASE_MEMBER = -1  # the model with nothing added; also padding rows
 
+MOST_CODES = 256  # that a byte tells apart
+
+PackedTable = bytes | tuple[bytes, bytes]  # float64 values; or those there are, and a code for each
 Reduced = tuple[Callable[..., object], tuple[object, ...]]  # of `__reduce__`
 
 
@@ -168,7 +171,7 @@ class ChunkResult:
         return _chunk_result, (
             self.chunk_id,
             pack(self.members),
-            tuple(table_MP.tobytes() for table_MP in tables),
+            tuple(_packed_table(table_MP) for table_MP in tables),
             tuple(self.metrics_MP),
             dict(self.reasons),
             (*counts, *tokens, self.generate_s, self.score_s),
@@ -180,7 +183,7 @@ class ChunkResult:
 def _chunk_result(
     chunk_id: int,
     packed: Packed,
-    tables: tuple[bytes, ...],
+    tables: tuple[PackedTable, ...],
     names: tuple[str, ...],
     reasons: Mapping[str, int],
     counts: tuple[int, int, int, int, float, float],
@@ -189,13 +192,29 @@ def _chunk_result(
 ) -> ChunkResult:
     members = unpack(packed)
     rewards_MP, passed_MP, *metrics = (
-        np.frombuffer(table, dtype=np.float64).reshape(len(members), -1) for table in tables
+        _unpacked_table(table).reshape(len(members), -1) for table in tables
     )
     named = dict(zip(names, metrics, strict=True))
     digest = None if mean_digest is None else mean_digest.hex()
     return ChunkResult(
         chunk_id, members, rewards_MP, passed_MP, named, reasons, *counts, digest, samples
     )
+
+
+def _packed_table(table_MP: np.ndarray) -> PackedTable:
+    """A byte a score where a table has few different ones, as verdicts and fractions are."""
+    bits_MP = np.ascontiguousarray(table_MP, dtype=np.float64).view(np.uint64)
+    different, codes = np.unique(bits_MP, return_inverse=True)
+    if len(different) > MOST_CODES or different.nbytes + codes.size >= bits_MP.nbytes:
+        return bits_MP.tobytes()
+    return different.tobytes(), codes.astype(np.uint8).tobytes()
+
+
+def _unpacked_table(packed: PackedTable) -> np.ndarray:
+    if isinstance(packed, bytes):
+        return np.frombuffer(packed, dtype=np.float64)
+    different, codes = packed
+    return np.frombuffer(different, np.float64)[np.frombuffer(codes, np.uint8)]
 
 
 @dataclass(frozen=True, slots=True)

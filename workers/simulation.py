@@ -240,6 +240,8 @@ class SimulatedTransport:
                 return self.answers.result(chunk, process.digest, seconds)
             case "canary", _:
                 return []
+            case "store_mean", _:
+                return None
             case "peak_rss_bytes", _:
                 return 0
         raise ValueError(f"a simulated worker has no method {job.method}")

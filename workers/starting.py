@@ -34,6 +34,7 @@ class WorkerSpec:
     num_threads: int
     is_compiled: bool = False
     means: MeanSettings | None = None  # of a seeded space, whose mean each worker moves itself
+    mean_folder: Path | None = None  # where means are stored, on the machines that see it
     locate_reference: Callable[[], Path] | None = None  # full precision, where the mean is weights
     rewards: tuple[RewardSpec, ...] = ()  # instead of `reward_name`
     # From a chunk's start, generation included; what is not reached has no score.

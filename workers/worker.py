@@ -60,6 +60,10 @@ class Worker:
         """Take a step with the mean."""
         return self._loaded().move(move)
 
+    def store_mean(self) -> str | None:
+        """See `Evaluator.store_mean`."""
+        return self._loaded().store_mean()
+
     def canary(self, members: Members, prompt_id: str) -> list[str]:
         """Names of hooked modules that these members leave unchanged."""
         return self._loaded().canary(members, prompt_id)

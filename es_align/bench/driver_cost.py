@@ -18,7 +18,8 @@ from typing import cast
 import ray
 from ray.actor import ActorHandle
 
-from es_align.bench.scaling import make_answers, make_config
+from es_align.bench.scaling import make_answers
+from es_align.chunking import cut
 from es_align.config import Config
 from es_align.driver import run_generations
 from es_align.models import resolve_model
@@ -103,6 +104,9 @@ class StandIn:
         self.moved = Moved(hashlib.sha256(f"{move.generation}".encode()).hexdigest(), 1.0)
         return self.moved
 
+    def store_mean(self) -> None:
+        """See `workers.worker.Worker`."""
+
     def canary(self, members: Members, prompt_id: str) -> list[str]:
         """See `workers.worker.Worker`."""
         del members, prompt_id
@@ -162,18 +166,18 @@ class Stopwatch(SilentReporter):
         self._last = now
 
 
-def simulated_cost(num_workers: int, config: Config | None = None) -> DriverCost:
+def simulated_cost(num_workers: int, config: Config) -> DriverCost:
     """Over simulated workers."""
     transport = MeteredTransport(make_answers(), [1.0] * num_workers)
-    return _cost(transport, num_workers, config or make_config(), Stopwatch(transport))
+    return _cost(transport, num_workers, config, Stopwatch(transport))
 
 
-def ray_cost(num_workers: int, num_processes: int, config: Config | None = None) -> DriverCost:
+def ray_cost(num_workers: int, num_processes: int, config: Config) -> DriverCost:
     """Over some actors of a private Ray cluster on this machine, which stand for all workers."""
     start_cluster(num_cpus=1)
     try:
         transport = StandInTransport(num_processes)
-        return _cost(transport, num_workers, config or make_config(), Stopwatch())
+        return _cost(transport, num_workers, config, Stopwatch())
     finally:
         ray.shutdown()
 
@@ -192,10 +196,11 @@ def _cost(
         run_generations(run, task, pool, config, stopwatch)
         run.close()
         transport.close()
-    size = config.workers.members_per_chunk or config.population
+    workers = config.workers
+    size = workers.members_per_chunk or config.population
     return DriverCost(
         num_workers,
-        config.population // size,
+        len(cut(config.population, size, workers.smallest_chunk)),
         tuple(stopwatch.cpu_s),
         tuple(stopwatch.wall_s) if stopwatch.transport is None else (),
     )

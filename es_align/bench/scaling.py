@@ -5,9 +5,9 @@ chunks, dealt out evenly beforehand, and a barrier.
 """
 
 import math
-import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from es_align.model_sizes import ModelSizes
 from es_align.plan_speed import GPUS, gpu_engine
 from es_align.rollout import population_chunks
 from es_align.strategies import make_strategy
+from es_align.wire_sizes import message_bytes
 from kernels.noise import Purpose, philox
 from workers.dispatch import Dispatcher
 from workers.fleet import Fleet, FleetSettings
@@ -25,7 +26,8 @@ from workers.simulation import Durations, Fault, FaultKind, SimulatedTransport
 
 POPULATION = 16_384
 PROMPTS = 128
-MEMBERS_PER_CHUNK = 2  # a pair: with 128 prompts just what an engine holds at once
+LARGEST_CHUNK = 64  # members, with 128 prompts 32 times what an engine holds at once
+SMALLEST_SHARE = 8  # of the largest chunk, in the smallest
 LIMIT_TOKENS, PROMPT_TOKENS = 320, 70
 GENERATIONS = 3
 LLAMA_8B = ModelSizes(4096, 14336, 32, 32, 8, 128, 128256, False)
@@ -42,6 +44,10 @@ class Efficiency:
 
     cluster: str
     workers: int
+    largest: int  # members of a chunk
+    smallest: int
+    num_chunks: int  # of a generation
+    occupancy: float  # share of the engines' places that held a sequence while they worked
     efficiency: float  # seconds of answers that counted over workers times the makespan
     static: float  # of static waves; of workers that die there is none
     seconds: float  # of a generation's evaluation, on average
@@ -53,17 +59,24 @@ class Efficiency:
 
 @dataclass(frozen=True, slots=True)
 class Wire:
-    """Bytes of one chunk's two messages, as pickled."""
+    """Bytes of a generation's messages, as pickled."""
 
-    members_per_chunk: int
-    chunk: int  # without prompt ids
-    result: int  # without scores
-    prompt_ids: int
-    a_member: float  # chunk and result
+    workers: int
+    num_chunks: int
+    a_chunk: float  # it and its result, without prompt ids and scores
+    prompt_ids: float  # of a chunk
+    a_member: float  # chunks and results
     a_score: float  # of each member and prompt: its reward, and the share that passed
 
 
-def make_config(members_per_chunk: int = MEMBERS_PER_CHUNK, num_prompts: int = PROMPTS) -> Config:
+def chunk_sizes(num_workers: int) -> tuple[int, int]:
+    """Largest and smallest for so many workers: none is more than a worker's share, none less than
+    a pair."""
+    largest = min(LARGEST_CHUNK, POPULATION // num_workers)
+    return largest, max(2, largest // SMALLEST_SHARE)
+
+
+def make_config(members_per_chunk: int, smallest_chunk: int | None = None) -> Config:
     """EGGROLL over whole weights, as the driver's own cost is measured on the tiny model."""
     return Config.model_validate(
         {
@@ -71,12 +84,16 @@ def make_config(members_per_chunk: int = MEMBERS_PER_CHUNK, num_prompts: int = P
             "precision": "fp32",
             "generations": 1 + GENERATIONS,
             "population": POPULATION,
-            "prompts_per_generation": num_prompts,
+            "prompts_per_generation": PROMPTS,
             "max_new_tokens": LIMIT_TOKENS,
             "task": {"name": "letters", "num_train": 512, "num_heldout": 4},
             "space": {"kind": "weights"},
             "evaluation": {"every": 0, "noise_floor_repeats": 0},
-            "workers": {"engine": "torch", "members_per_chunk": members_per_chunk},
+            "workers": {
+                "engine": "torch",
+                "members_per_chunk": members_per_chunk,
+                "smallest_chunk": smallest_chunk,
+            },
         }
     )
 
@@ -121,9 +138,15 @@ def deaths(num_workers: int, evaluate_s: float) -> list[Fault]:
     ]
 
 
+@cache
+def make_generations(largest: int, smallest: int | None) -> list[list[Chunk]]:
+    """Some generations, cut so."""
+    config = make_config(largest, smallest)
+    return [make_chunks(config, generation) for generation in range(GENERATIONS)]
+
+
 def measure(
     answers: MadeUpAnswers,
-    generations: Sequence[Sequence[Chunk]],
     worker_speeds: Sequence[float],
     *,
     cluster: str,
@@ -132,6 +155,8 @@ def measure(
 ) -> Efficiency:
     """Evaluate and move, generation after generation; the driver takes `message_s` a message."""
     num_workers = len(worker_speeds)
+    largest, smallest = chunk_sizes(num_workers)
+    generations = make_generations(largest, smallest)
     durations = replace(DURATIONS, message_s=message_s)
     transport = SimulatedTransport(answers, worker_speeds, durations, faults)
     settings = FleetSettings(num_workers, num_workers, 900.0, 600.0, max_retries=2)
@@ -145,18 +170,21 @@ def measure(
         evaluate_s += transport.now() - began
         busy_s += sum(result.generate_s for result in results)
         fleet.move(Move(generation, generation, np.zeros(1), sigma=0.1, learning_rate=0.1))
-    static_busy_s, static_s = _static(answers, generations, worker_speeds)
+    waves = make_generations(largest, None)
+    static_busy_s, static_s = _static(answers, waves, worker_speeds)
     num_generations = len(generations)
     return Efficiency(
         cluster=cluster,
         workers=num_workers,
+        largest=largest,
+        smallest=smallest,
+        num_chunks=len(generations[0]),
+        occupancy=occupancy(answers, generations[0]),
         efficiency=busy_s / (num_workers * evaluate_s),
         static=math.nan if faults else static_busy_s / (num_workers * static_s),
         seconds=evaluate_s / num_generations,
         static_seconds=math.nan if faults else static_s / num_generations,
-        one_batch_seconds=math.nan
-        if faults
-        else _one_batch(answers, generations[0], worker_speeds),
+        one_batch_seconds=math.nan if faults else _one_batch(answers, waves[0], worker_speeds),
         num_copies=dispatcher.num_copies,
         num_retries=dispatcher.num_retries,
     )
@@ -169,21 +197,21 @@ def occupancy(answers: MadeUpAnswers, chunks: Sequence[Chunk]) -> float:
     return float(np.average(filled, weights=seconds))
 
 
-def wire(members_per_chunk: int) -> Wire:
-    """The messages of a generation's middle chunk."""
-    chunks = make_chunks(make_config(members_per_chunk), generation=10)
-    chunk = chunks[len(chunks) // 2]
-    result = make_answers().result(replace(chunk, sample_members=()), ANY_DIGEST, 12.345)
-    scores = result.rewards_MP.nbytes + result.passed_MP.nbytes
-    sent = len(pickle.dumps(replace(chunk, prompt_ids=(), sample_members=())))
-    received = len(pickle.dumps(result)) - scores
+def wire(num_workers: int) -> Wire:
+    """All messages of a generation, cut for so many workers."""
+    chunks, answers = make_generations(*chunk_sizes(num_workers))[-1], make_answers()
+    sizes = [
+        message_bytes(chunk, answers.result(chunk, ANY_DIGEST, 12.345), has_seeds=True)
+        for chunk in chunks
+    ]
+    num_bytes = sum(size.chunk + size.result for size in sizes)
     return Wire(
-        members_per_chunk=members_per_chunk,
-        chunk=sent,
-        result=received,
-        prompt_ids=len(pickle.dumps(chunk.prompt_ids)),
-        a_member=(sent + received) / members_per_chunk,
-        a_score=scores / result.rewards_MP.size,
+        workers=num_workers,
+        num_chunks=len(chunks),
+        a_chunk=num_bytes / len(chunks),
+        prompt_ids=sum(size.prompt_ids for size in sizes) / len(chunks),
+        a_member=num_bytes / POPULATION,
+        a_score=sum(size.scores for size in sizes) / (POPULATION * PROMPTS),
     )
 
 

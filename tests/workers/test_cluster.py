@@ -3,6 +3,7 @@
 Heads and drivers here are real processes, each in a session of its own, which is all that is ended.
 """
 
+import json
 import os
 import signal
 import socket
@@ -331,6 +332,34 @@ def test_two_nodes_share_a_run_and_a_killed_driver_leaves_no_worker(
         driver.kill()
         wait_until(lambda: not workers_below(head.tree) and not workers_below(node.tree), GONE_S)
         assert head.is_running and node.is_running
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_node_lost_in_mid_generation_changes_no_number(
+    head: Head, repository: Path, tmp_path: Path
+) -> None:
+    run = ["generations=12", "max_new_tokens=64", "workers.members_per_chunk=2"]
+    with head.driver(repository, tmp_path / "log", *settings(tmp_path / "alone", *run)) as driver:
+        assert driver.process.wait(LONG_S) == 0, driver.said
+    shared = [*settings(tmp_path / "run", *run, "workers.count=2", "workers.min_count=2")]
+    with (
+        head.node('{"num_cpus": 1}') as node,
+        head.driver(repository, tmp_path / "log2", *shared, "--address", head.address) as driver,
+    ):
+        wait_until(lambda: num_lines(tmp_path / "run" / "ledger.jsonl") > 3, LONG_S, driver)
+        assert workers_below(node.tree)
+        node.end()  # the manager and its worker at once, as a machine that loses power
+        assert driver.process.wait(LONG_S) == 0, driver.said
+    assert generations(tmp_path / "run") == generations(tmp_path / "alone")
+    assert len(generations(tmp_path / "run")) == 12
+    assert "worker" in driver.said and "made again" in driver.said
+
+
+def generations(run: Path) -> list[dict]:
+    """A ledger's records, without the chain that starts at the header's random run id."""
+    rows = [json.loads(line) for line in (run / "ledger.jsonl").read_text().splitlines()[1:]]
+    return [{k: v for k, v in row.items() if k not in ("previous", "checksum")} for row in rows]
 
 
 def num_lines(path: Path) -> int:

@@ -100,6 +100,22 @@ def test_vectors_come_out_as_they_went_in() -> None:
     assert back.perturbed.dtype == np.float32
 
 
+@pytest.mark.parametrize("num_different", [1, 2, 256, 257])
+def test_scores_of_few_values_take_a_byte_and_come_out_bit_for_bit(num_different: int) -> None:
+    odd = [np.nan, -0.0, 0.0, np.inf, -np.nan, 5e-324]
+    values = np.array([*odd, *np.linspace(0.1, 1, 251)])[:num_different]
+    scores_MP = np.resize(values, (64, 128))
+    result = replace(make_result(64, 128), rewards_MP=scores_MP, passed_MP=scores_MP.T.copy().T)
+    sent = pickle.dumps(result)
+    back = pickle.loads(sent)
+    for name in ("rewards_MP", "passed_MP"):
+        assert getattr(back, name).shape == (64, 128)
+        assert getattr(back, name).tobytes() == scores_MP.tobytes()
+    strict = result.metrics_MP["strict"].nbytes
+    each = 1 if num_different <= 256 else 8
+    assert each * 2 * scores_MP.size < len(sent) - strict < (each + 0.6) * 2 * scores_MP.size
+
+
 @pytest.mark.parametrize("digest", [DIGEST, None])
 def test_results_come_out_as_they_went_in(digest: str | None) -> None:
     result = replace(make_result(), mean_digest=digest)
