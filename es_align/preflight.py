@@ -256,6 +256,12 @@ def _check_workers(config: Config) -> None:
             f"workers.min_count={workers.min_count} is more than workers.count={workers.count}; "
             "lower the first or raise the second"
         )
+    if workers.gpus > 1:
+        raise ConfigError(
+            f"workers.gpus={workers.gpus:g} would leave GPUs idle: a worker holds its model on "
+            "one; set workers.gpus=1 and raise workers.count (a model too large for one GPU: "
+            "precision=int8 or int4, tensor parallelism is not there yet)"
+        )
     for name in workers.resources:
         if name.upper() in OWN_SETTINGS:
             raise ConfigError(

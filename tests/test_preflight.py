@@ -151,6 +151,10 @@ PARTS: list[tuple[list[str], str]] = [
             ["workers.count=4", "workers.members_per_chunk=2"],
             "workers.count=4 with workers.cpus=1 needs 4 cores and this machine has 2",
         ),
+        (
+            ["workers.gpus=2"],
+            "workers.gpus=2 would leave GPUs idle: a worker holds its model on one",
+        ),
         (["model=./nowhere"], "model=./nowhere does not exist"),
         (["model=/no/such/model"], "model=/no/such/model does not exist"),
         (["model=a/b/c"], "model=a/b/c does not exist"),
