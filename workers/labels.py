@@ -14,6 +14,12 @@ def is_selector(text: str) -> bool:
     return SELECTOR.fullmatch(text) is not None
 
 
+def as_ray_reads(selector: Mapping[str, str]) -> dict[str, str]:
+    """The same without spaces: Ray takes one behind a comma for a part of the value, and then finds
+    no node."""
+    return {name: wanted.replace(" ", "") for name, wanted in selector.items()}
+
+
 def is_selected(labels: Mapping[str, str], selector: Mapping[str, str]) -> bool:
     """Whether a node with these labels is meant; every condition must hold, and a label that is
     not there is none of the values.

@@ -12,6 +12,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from kernels.errors import EsAlignError
 from workers.cluster import Needs
+from workers.labels import as_ray_reads
 from workers.transport import PLACED, Event
 from workers.worker import Place, Worker
 
@@ -37,7 +38,7 @@ class RayTransport:
 
     def __init__(self, needs: Needs, label_selector: Mapping[str, str]) -> None:
         self._needs = needs
-        self._label_selector = dict(label_selector)
+        self._label_selector = as_ray_reads(label_selector)
         self._actors: dict[int, ActorHandle] = {}
         self._places: dict[int, Place] = {}
         self._pending: dict[ray.ObjectRef, _Pending] = {}
