@@ -43,6 +43,8 @@ MEMORY_BYTES = 2**20  # of address space, less than any worker has already
 STEP_DEADLINE_S = 300.0  # without a new generation
 EXIT_DEADLINE_S = 90.0  # a driver that was told to end; Ray's agents wait a minute for their head
 HELD_OUT_EVERY = 50
+# A process that Ray is still starting: it has no deadline, since it may be waiting for room.
+NOT_THERE_YET = "__init__"
 MARK = "ES_ALIGN_CHAOS"  # in the environment of all that is started here, whoever its parent is
 
 
@@ -87,7 +89,7 @@ class Chaos:
         return [
             process
             for process in processes_with("ray::Worker")
-            if process.status() != psutil.STATUS_STOPPED
+            if not is_stopped(process) and NOT_THERE_YET not in title(process)
         ]
 
     def a_worker(self) -> psutil.Process | None:
@@ -212,14 +214,23 @@ def started_here() -> list[psutil.Process]:
 
 def processes_with(words: str) -> list[psutil.Process]:
     """Those of them whose command line holds these words."""
-    found = []
-    for process in started_here():
-        try:
-            if words in " ".join(process.cmdline()):
-                found.append(process)
-        except psutil.NoSuchProcess:
-            continue
-    return found
+    return [process for process in started_here() if words in title(process)]
+
+
+def is_stopped(process: psutil.Process) -> bool:
+    """Whether it stands still; a process that is gone does."""
+    try:
+        return process.status() == psutil.STATUS_STOPPED
+    except psutil.NoSuchProcess:
+        return True
+
+
+def title(process: psutil.Process) -> str:
+    """Its command line; nothing if it is gone."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.NoSuchProcess:
+        return ""
 
 
 def train_command(folder: Path, overrides: list[str]) -> list[str]:
@@ -354,6 +365,7 @@ def measure(folder: Path, options: argparse.Namespace, console: Console) -> dict
         f"workers.count={options.workers}",
         f"workers.address={cluster.address}",
         "workers.chunk_deadline_s=20",
+        "workers.load_deadline_s=60",
     ]
     log = Path(tempfile.gettempdir()) / f"es-align-chaos-{os.getpid()}.log"
     place = Place(disk / "run", disk / "filler" if has_disk else None)

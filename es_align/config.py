@@ -157,6 +157,8 @@ class WorkersConfig(Section):
     only its ledger can say them again."""
     chunk_deadline_s: Positive = 600
     load_deadline_s: Positive = 900
+    """For loading the model, and as long again for making a run's moves so far. A worker that takes
+    longer is killed and made anew; without any for twice as long the run ends."""
     max_retries: Annotated[int, Field(ge=0)] = 2
     """How often one chunk may fail before the run stops."""
     max_model_len: Count = 1024

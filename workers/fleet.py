@@ -12,7 +12,17 @@ from collections.abc import Callable, Sequence
 
 from kernels.errors import EsAlignError, WorkerError
 from workers.agreement import Agreement
-from workers.lives import Call, FleetSettings, Over, State, TookTooLong, Worker
+from workers.lives import (
+    Call,
+    FleetSettings,
+    Over,
+    State,
+    TookTooLong,
+    Worker,
+    count_states,
+    told_problems,
+    told_states,
+)
 from workers.protocol import Move, Moved, WorkerInfo
 from workers.transport import Transport
 
@@ -58,18 +68,18 @@ class Fleet:
         """
         self._load_arguments, self._moves = load_arguments, list(moves)
         infos: dict[int, WorkerInfo] = {}
-        ends = self._transport.now() + self._load_deadline_s
+        ends = self._transport.now() + self._patience_s
         while len(self._ready) < self.settings.num_needed:
             if self._transport.now() >= ends:
                 raise WorkerError(
                     f"{len(self._ready)} of the {self.settings.num_needed} workers that the run "
-                    f"begins with are ready after {self._load_deadline_s:.0f} s "
-                    f"({self._told_states()}); raise workers.load_deadline_s, lower "
+                    f"begins with are ready after {self._patience_s:.0f} s "
+                    f"({told_states(self.workers)}); raise workers.load_deadline_s, lower "
                     "workers.min_count, or make room on the cluster"
                 )
             num_left = len(self.workers) - self.states()[State.GIVEN_UP]
             if num_left < self.settings.num_needed:
-                problems = self._problems()
+                problems = told_problems(self.workers)
                 raise WorkerError(f"{num_left} of {len(self.workers)} workers are left: {problems}")
             for over in self.step(ends):
                 if isinstance(over.outcome, WorkerInfo):
@@ -225,7 +235,7 @@ class Fleet:
 
     def states(self) -> Counter[State]:
         """How many workers are in each state."""
-        return Counter(worker.state for worker in self.workers)
+        return count_states(self.workers)
 
     def where(self, worker: int) -> str:
         """See `Transport.where`."""
@@ -260,7 +270,7 @@ class Fleet:
         if self._deadlines:
             timers.append(self._deadlines[0][0])
         if not self._ready:
-            timers.append(self._none_ready_since + self._load_deadline_s)
+            timers.append(self._none_ready_since + self._patience_s)
         return min(timers, default=FOREVER)
 
     def _late(self, now: float) -> list[Over]:
@@ -369,24 +379,17 @@ class Fleet:
         """Raise WorkerError if no worker is left, or none came back in time."""
         if self._ready:
             return
-        problems = self._problems()
+        problems = told_problems(self.workers)
         if self.states()[State.GIVEN_UP] == len(self.workers):
             raise WorkerError(f"no worker is left ({problems}); go on with --resume")
         waited_s = self._transport.now() - self._none_ready_since
-        if waited_s >= self._load_deadline_s:
-            told = f"({self._told_states()}){f': {problems}' if problems else ''}"
+        if waited_s >= self._patience_s:
+            told = f"({told_states(self.workers)}){f': {problems}' if problems else ''}"
             raise WorkerError(
                 f"no worker was ready for {waited_s:.0f} s {told}; raise "
                 "workers.load_deadline_s, or look at the machines and the workers' logs, then go "
                 "on with --resume"
             )
-
-    def _told_states(self) -> str:
-        return ", ".join(f"{count} {state.value}" for state, count in self.states().items())
-
-    def _problems(self) -> str:
-        failed = (worker for worker in self.workers if worker.problem)
-        return "; ".join(f"worker {worker.number}: {worker.problem}" for worker in failed)
 
     @property
     def _loading(self) -> str:
@@ -394,7 +397,13 @@ class Fleet:
         return f"loading the model{moves}"
 
     @property
+    def _patience_s(self) -> float:
+        """One that hangs while it loads has time for a second attempt."""
+        return 2 * self._load_deadline_s
+
+    @property
     def _load_deadline_s(self) -> float:
-        """A move that is made anew may take as long as it could the first time."""
-        settings = self.settings
-        return settings.load_deadline_s + len(self._moves) * settings.call_deadline_s
+        """Moves that are made anew may take as long as they could the first time, and no longer
+        than loading: one that hangs meanwhile must be noticed."""
+        load_s = self.settings.load_deadline_s
+        return load_s + min(load_s, len(self._moves) * self.settings.call_deadline_s)

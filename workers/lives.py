@@ -1,5 +1,7 @@
 """What a fleet keeps of its workers and of the calls that are under way."""
 
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple
@@ -33,6 +35,22 @@ class Worker:
     num_tokens: int = 0
     num_started: int = 0
     problem: str = ""  # the last one
+
+
+def count_states(workers: Iterable[Worker]) -> Counter[State]:
+    """How many are in each state."""
+    return Counter(worker.state for worker in workers)
+
+
+def told_states(workers: Iterable[Worker]) -> str:
+    """`2 ready, 1 loading`."""
+    return ", ".join(f"{count} {state.value}" for state, count in count_states(workers).items())
+
+
+def told_problems(workers: Iterable[Worker]) -> str:
+    """What went wrong last with each that something went wrong with."""
+    failed = (worker for worker in workers if worker.problem)
+    return "; ".join(f"worker {worker.number}: {worker.problem}" for worker in failed)
 
 
 class Call(NamedTuple):

@@ -269,10 +269,19 @@ def test_a_run_whose_workers_are_all_gone_ends_in_time() -> None:
     faults = [Fault(READY_S + 15, worker, FaultKind.KILLED, until_s=1e9) for worker in range(3)]
     cluster = make_cluster(faults=faults)
     with pytest.raises(
-        WorkerError, match=r"no worker was ready for 300 s \(3 placing\): worker 0: SimulatedDeath"
+        WorkerError, match=r"no worker was ready for 600 s \(3 placing\): worker 0: SimulatedDeath"
     ):
         cluster.dispatcher.evaluate(make_chunks())
-    assert cluster.seconds == READY_S + 15 + 300
+    assert cluster.seconds == READY_S + 15 + 600
+
+
+def test_a_worker_that_hangs_while_it_loads_is_made_anew_before_the_run_begins() -> None:
+    cluster = make_cluster(faults=[Fault(READY_S - 10, 1, FaultKind.HUNG)], answers=VARIED)
+    assert cluster.seconds == 1 + 300 + READY_S  # its load's deadline, and another load
+    assert (
+        cluster.told[0] == "worker 1 on machine-1: TookTooLong: no answer after 300 s; made again"
+    )
+    np.testing.assert_array_equal(rewards(cluster.dispatcher.evaluate(make_chunks())), WANTED)
 
 
 def test_a_run_goes_on_when_the_last_machine_comes_back_in_time() -> None:
