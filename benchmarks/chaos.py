@@ -267,6 +267,7 @@ def run_chaos(chaos: Chaos, faults: Mapping[int, str], generations: int, console
         told = None
         ends = time.monotonic() + STEP_DEADLINE_S
         while (told := FAULTS[fault](chaos)) is None and time.monotonic() < ends:
+            assert num_generations(chaos.place.folder) < generations, f"over before a {fault}"
             time.sleep(0.2)
         assert told is not None, f"no worker to be had for {fault}; see {chaos.log}"
         chaos.done.append((num_generations(chaos.place.folder), fault, told))
@@ -348,9 +349,9 @@ def measure(folder: Path, options: argparse.Namespace, console: Console) -> dict
     same = [
         f"generations={options.generations}",
         f"space.kind={options.space}",
-        "population=16",
+        "population=64",
         "max_new_tokens=48",  # a generation lasts about a second, so faults find it at work
-        "workers.members_per_chunk=2",
+        "workers.members_per_chunk=4",
         f"evaluation.every={HELD_OUT_EVERY}",
     ]
     peace = folder / "peace"
