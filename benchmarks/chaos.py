@@ -323,6 +323,7 @@ def main() -> None:
     options = parser.parse_args()
     console = Console(highlight=False, soft_wrap=True, stderr=options.json)
     os.environ[MARK] = str(os.getpid())
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what is under way is cleaned up
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="es-align-chaos-") as name:
         result = measure(Path(name), options, console)
