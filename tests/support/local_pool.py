@@ -35,6 +35,9 @@ class LocalPool(Pool):
     def canary(self, members: Members, prompt_id: str) -> list[str]:
         return self.evaluator.canary(members, prompt_id)
 
+    def store_mean(self) -> None:
+        assert self.evaluator.store_mean() is None
+
     def peak_rss_bytes(self) -> int:
         return 0
 

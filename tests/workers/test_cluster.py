@@ -289,6 +289,12 @@ def test_another_ray_is_told(head: Head, monkeypatch: pytest.MonkeyPatch) -> Non
     assert "was started with: Ray: 2.1.0" in told
 
 
+def run_to_its_end(head: Head, cwd: Path, log: Path, *arguments: str) -> tuple[int, str]:
+    """Exit status of a driver, and what it said."""
+    with head.driver(cwd, log, *arguments) as driver:
+        return driver.process.wait(LONG_S), driver.said
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("is_client", [False, True])
 def test_a_run_on_a_cluster_leaves_it_as_it_was(
@@ -296,8 +302,10 @@ def test_a_run_on_a_cluster_leaves_it_as_it_was(
 ) -> None:
     address = head.client_address if is_client else head.address
     arguments = [*settings(tmp_path / "run"), "--address", address]
-    with head.driver(repository, tmp_path / "log", *arguments) as driver:
-        assert driver.process.wait(LONG_S) == 0, driver.said
+    code, said = run_to_its_end(head, repository, tmp_path / "log", *arguments)
+    if code == 2 and "did not answer as a Ray client" in said:  # on a busy machine it takes longer
+        code, said = run_to_its_end(head, repository, tmp_path / "log2", *arguments)
+    assert code == 0, said
     assert len((tmp_path / "run" / "ledger.jsonl").read_text().splitlines()) == 3
     wait_until(lambda: not workers_below(head.tree), GONE_S)
     assert head.is_running
