@@ -18,13 +18,14 @@ import numpy as np
 
 from kernels.errors import EsAlignError
 from workers.blame import smallest_failing
-from workers.estimates import LATE, Estimates
+from workers.estimates import LATE, Estimates, cost_of
 from workers.fleet import FOREVER, Fleet
 from workers.lives import Call, State, Worker
 from workers.protocol import Chunk, ChunkResult
 from workers.usage import Meter, Usage
 
 LEAST_GAIN = 0.25  # of a chunk's time: a copy has to be that much earlier
+TOLERANCE = 0.05  # machines of one kind differ by so much
 DROPPED = "dropped"  # reason of completions that nobody waited for
 
 
@@ -44,6 +45,7 @@ class Work:
     failures: dict[int, int] = field(default_factory=dict)
     num_missing: int = 0  # members whose scores are not there
     num_copies: int = 0
+    open_cost: int = 0  # of the chunks without an answer, see `workers.estimates.cost_of`
     next_late: float = FOREVER  # when the next chunk is overdue, if a worker is there to take it
 
 
@@ -67,6 +69,7 @@ class Dispatcher:
         num_members = sum(len(chunk.members) for chunk in chunks)
         work = Work(chunks, int(drop_slowest * num_members), deque(range(len(chunks))))
         work.num_missing = num_members
+        work.open_cost = sum(map(cost_of, chunks))
         meter = self._meter = Meter(self.fleet)
         while work.num_missing > work.num_droppable:
             self._hand_out(work)
@@ -92,7 +95,7 @@ class Dispatcher:
         idle = self.fleet.idle()
         num_given = min(len(idle), len(work.queue))
         for worker in idle[:num_given]:
-            self._give(work, work.queue.popleft(), worker)
+            self._give(work, self._next(work, worker), worker)
         spare = idle[num_given:]
         while spare:
             fastest = min(spare, key=lambda worker: self.estimates.slowness(worker.number))
@@ -102,6 +105,16 @@ class Dispatcher:
             work.num_copies += 1
             self._give(work, place, fastest)
             spare.remove(fastest)
+
+    def _next(self, work: Work, worker: Worker) -> int:
+        """The first chunk in the queue, unless this worker would still have it when the others have
+        done all the rest: then the last, since chunks grow small.
+        """
+        first = work.queue[0]
+        slowness = self.estimates.slowness(worker.number)
+        left = work.open_cost / max(1, self.fleet.num_ready)
+        is_fitting = slowness * cost_of(work.chunks[first]) <= left * (1 + TOLERANCE)
+        return work.queue.popleft() if is_fitting or first in work.failures else work.queue.pop()
 
     def _give(self, work: Work, place: int, worker: Worker) -> None:
         chunk, failures = work.chunks[place], work.failures.get(place, 0)
@@ -175,6 +188,7 @@ class Dispatcher:
             if place not in work.results:
                 work.results[place] = outcome
                 work.num_missing -= len(outcome.members)
+                work.open_cost -= cost_of(work.chunks[place])
         elif place not in work.results:
             assert isinstance(outcome, Exception)
             self._retry(work, place, worker, outcome)

@@ -17,6 +17,7 @@ LATE = 2.0
 # and after so many its worker counts as hung. Answers may be twenty times as long as usual.
 HUNG = 20.0
 LEAST_DEADLINE_S = 30.0  # below, a pause of the machine would look like a hang
+Kind = tuple[int, int]
 KEPT_SHARE = 0.7  # of what is known of a worker's slowness, at each of its chunks
 
 
@@ -30,8 +31,8 @@ class Estimates:
     """Seconds a unit of cost, by kind of chunk."""
 
     def __init__(self) -> None:
-        self._rates: dict[int, deque[float]] = {}
-        self._medians: dict[int, float] = {}
+        self._rates: dict[Kind, deque[float]] = {}
+        self._medians: dict[Kind, float] = {}
         self._slowness: dict[int, float] = {}
 
     def learn(self, chunk: Chunk, seconds: float, worker: int) -> None:
@@ -64,6 +65,8 @@ class Estimates:
         return min(longest_s, 2.0**num_failures * max(LEAST_DEADLINE_S, HUNG * expected_s))
 
 
-def _kind(chunk: Chunk) -> int:
-    """Chunks of one length of answers are alike: a generation's, or an evaluation's."""
-    return chunk.sampling.max_new_tokens
+def _kind(chunk: Chunk) -> Kind:
+    """Chunks of one size and length of answers are alike: small ones fill an engine less, so a
+    token of theirs takes longer.
+    """
+    return chunk.sampling.max_new_tokens, len(chunk.members)

@@ -237,6 +237,11 @@ class Fleet:
         """How many workers are in each state."""
         return count_states(self.workers)
 
+    @property
+    def num_ready(self) -> int:
+        """Workers that work or could."""
+        return len(self._ready)
+
     def where(self, worker: int) -> str:
         """See `Transport.where`."""
         return self._transport.where(worker)

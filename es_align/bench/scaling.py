@@ -27,6 +27,7 @@ from workers.simulation import Durations, Fault, FaultKind, SimulatedTransport
 POPULATION = 16_384
 PROMPTS = 128
 LARGEST_CHUNK = 64  # members, with 128 prompts 32 times what an engine holds at once
+MIXED_SHARE = 8  # of a worker's share, the largest chunk on machines of mixed speeds
 SMALLEST_SHARE = 8  # of the largest chunk, in the smallest
 LIMIT_TOKENS, PROMPT_TOKENS = 320, 70
 GENERATIONS = 3
@@ -69,10 +70,13 @@ class Wire:
     a_score: float  # of each member and prompt: its reward, and the share that passed
 
 
-def chunk_sizes(num_workers: int) -> tuple[int, int]:
-    """Largest and smallest for so many workers: none is more than a worker's share, none less than
-    a pair."""
-    largest = min(LARGEST_CHUNK, POPULATION // num_workers)
+def chunk_sizes(num_workers: int, *, is_mixed: bool = False) -> tuple[int, int]:
+    """Largest and smallest for so many workers. None is more than a worker's share, on machines of
+    mixed speeds an eighth of it, or a slow one has a chunk when all others are done; none is less
+    than a pair.
+    """
+    share = POPULATION // num_workers
+    largest = min(LARGEST_CHUNK, max(2, share // MIXED_SHARE if is_mixed else share))
     return largest, max(2, largest // SMALLEST_SHARE)
 
 
@@ -155,7 +159,7 @@ def measure(
 ) -> Efficiency:
     """Evaluate and move, generation after generation; the driver takes `message_s` a message."""
     num_workers = len(worker_speeds)
-    largest, smallest = chunk_sizes(num_workers)
+    largest, smallest = chunk_sizes(num_workers, is_mixed=len(set(worker_speeds)) > 1)
     generations = make_generations(largest, smallest)
     durations = replace(DURATIONS, message_s=message_s)
     transport = SimulatedTransport(answers, worker_speeds, durations, faults)

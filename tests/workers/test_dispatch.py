@@ -22,6 +22,7 @@ SETTINGS = FleetSettings(
 )
 DURATIONS = Durations(place_s=1, load_s=20, move_s=0.5)
 ANSWERS = MadeUpAnswers(EngineModel(0.1, 0.0, 0.0), [100])
+PROPORTIONAL = MadeUpAnswers(EngineModel(0.0, 0.001, 0.0), [100])
 VARIED = MadeUpAnswers(EngineModel(0.1, 0.001, 0.0))
 
 
@@ -156,6 +157,26 @@ def test_an_idle_worker_takes_what_a_slow_one_would_have_later() -> None:
     assert (cluster.seconds, cluster.dispatcher.num_copies) == (READY_S + 80, 0)
     cluster.dispatcher.evaluate(make_chunks(3))
     assert (cluster.seconds, cluster.dispatcher.num_copies) == (READY_S + 100, 1)
+
+
+def test_a_slow_worker_takes_no_chunk_that_would_outlast_the_others() -> None:
+    # A worker's share is 32 members; the slow one would need twice as long for a chunk of 32.
+    sizes = [32, 32, 16, 8, 8]
+    starts = [0, 32, 64, 80, 88]
+    chunks = [
+        replace(make_chunks(1)[0], chunk_id=index, members=tuple(range(start, start + size)))
+        for index, (start, size) in enumerate(zip(starts, sizes, strict=True))
+    ]
+    cluster = make_cluster([0.5, 1.0, 1.0], answers=PROPORTIONAL)
+    makespans = []
+    for _ in range(6):
+        before = cluster.seconds
+        results = cluster.dispatcher.evaluate(chunks)
+        assert [len(result.members) for result in results] == sizes
+        makespans.append(cluster.seconds - before)
+    share_s = PROPORTIONAL.seconds(chunks[0])
+    assert makespans[0] > 1.9 * share_s  # nothing is known of its speed yet
+    assert makespans[-1] < 1.6 * share_s
 
 
 def test_workers_of_one_speed_copy_nothing() -> None:
