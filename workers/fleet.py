@@ -6,13 +6,14 @@ when it holds the mean that the others hold: digests are compared after it has l
 every move, and one that differs is fenced off and started again.
 """
 
-import heapq
 from collections import Counter
 from collections.abc import Callable, Sequence
 
 from kernels.errors import EsAlignError, WorkerError
 from workers.agreement import Agreement
+from workers.calls import OpenCalls
 from workers.lives import (
+    FOREVER,
     Call,
     FleetSettings,
     Over,
@@ -27,7 +28,6 @@ from workers.protocol import Move, Moved, WorkerInfo
 from workers.transport import Transport
 
 LONGEST_PAUSE_S = 60.0  # before a worker that keeps failing is made again
-FOREVER = float("inf")
 
 Tell = Callable[[str], None]
 
@@ -47,8 +47,7 @@ class Fleet:
         self._transport = transport
         self._tell = tell
         self._load_arguments: Sequence[object] = ()
-        self._calls: dict[int, Call] = {}
-        self._deadlines: list[tuple[float, int]] = []  # a heap, with calls that are over
+        self._calls = OpenCalls()
         self._moves: list[Move] = []
         self._agreement = Agreement()
         self._is_started = False
@@ -116,16 +115,34 @@ class Fleet:
         number = self._transport.call(worker, method, *arguments)
         return self._note(number, worker, method, deadline_s, subject)
 
-    def call_all(
-        self, method: str, *arguments: object, deadline_s: float, most: int | None = None
-    ) -> list[object]:
-        """What the workers without a chunk, `most` of them at most, answer in their order.
+    def call_all(self, method: str, *arguments: object, deadline_s: float) -> list[object]:
+        """What the workers without a chunk answer, in their order; one that fails is made anew.
 
         Raises an error that a user can mend, and WorkerError if nobody answers.
         """
+        answers, problem = self._ask(self.idle(), method, arguments, deadline_s)
+        if not answers:
+            raise self.as_user_error(problem or TookTooLong("every worker is busy"), method)
+        return answers
+
+    def try_one(self, method: str, *arguments: object, deadline_s: float) -> object | None:
+        """What a worker without a chunk answers; None if there is none, or it fails and is made
+        anew. For what a run can do without.
+        """
+        answers, _ = self._ask(self.idle()[:1], method, arguments, deadline_s)
+        return answers[0] if answers else None
+
+    def _ask(
+        self,
+        workers: Sequence[Worker],
+        method: str,
+        arguments: Sequence[object],
+        deadline_s: float,
+    ) -> tuple[list[object], Exception | None]:
+        """Answers in the order of the workers, and what went wrong with one of the others."""
         waiting = {
             self.call(worker.number, method, *arguments, deadline_s=deadline_s).number
-            for worker in self.idle()[:most]
+            for worker in workers
         }
         answers: dict[int, object] = {}
         problem: Exception | None = None
@@ -142,11 +159,9 @@ class Fleet:
                     self.fail(self.workers[call.worker], outcome)
                 else:
                     answers[call.worker] = outcome
-            waiting &= self._calls.keys()
+            waiting = self._calls.still_open(waiting)
         self._give_back()
-        if not answers:
-            raise self.as_user_error(problem or TookTooLong("every worker is busy"), method)
-        return [answers[worker] for worker in sorted(answers)]
+        return [answers[worker] for worker in sorted(answers)], problem
 
     def step(self, until: float) -> list[Over]:
         """Wait for the next thing to happen, at most until `until` on the transport's clock, and
@@ -181,7 +196,7 @@ class Fleet:
         busy = worker.working_on
         if busy is not None and busy.number in self._calls:
             self._lost.append(Over(busy, problem))
-        self._calls = {n: c for n, c in self._calls.items() if c.worker != worker.number}
+        self._calls.forget(worker.number)
         self.num_failures += 1
         worker.failures += 1
         pause_s = min(2.0 ** (worker.failures - 1), LONGEST_PAUSE_S) if worker.failures > 1 else 0.0
@@ -256,9 +271,7 @@ class Fleet:
         self, number: int, worker: int, method: str, deadline_s: float, subject: object = None
     ) -> Call:
         call = Call(number, worker, method, self._transport.now(), deadline_s, subject)
-        self._calls[number] = call
-        if deadline_s != FOREVER:
-            heapq.heappush(self._deadlines, (call.started + deadline_s, number))
+        self._calls.add(call)
         return call
 
     def _place_due(self, now: float) -> None:
@@ -269,22 +282,17 @@ class Fleet:
                 self._note(self._transport.place(worker.number), worker.number, "place", FOREVER)
 
     def _next_timer(self) -> float:
-        while self._deadlines and self._deadlines[0][1] not in self._calls:
-            heapq.heappop(self._deadlines)
         timers = [worker.not_before for worker in self._paused.values()]
-        if self._deadlines:
-            timers.append(self._deadlines[0][0])
+        timers.append(self._calls.next_deadline)
         if not self._ready:
             timers.append(self._none_ready_since + self._patience_s)
-        return min(timers, default=FOREVER)
+        return min(timers)
 
     def _late(self, now: float) -> list[Over]:
-        late = []
-        while self._deadlines and self._deadlines[0][0] <= now:
-            call = self._calls.pop(heapq.heappop(self._deadlines)[1], None)
-            if call is not None:
-                late.append(Over(call, TookTooLong(f"no answer after {now - call.started:.0f} s")))
-        return late
+        return [
+            Over(call, TookTooLong(f"no answer after {now - call.started:.0f} s"))
+            for call in self._calls.pop_late(now)
+        ]
 
     def _live(self, call: Call, outcome: object) -> None:
         """What a call's end means for its worker."""
@@ -349,7 +357,7 @@ class Fleet:
         """Settle what the mean is once nobody is left to wait for."""
         is_waiting = any(
             call.method == "move" and self.workers[call.worker].working_on is None
-            for call in self._calls.values()
+            for call in self._calls
         )
         if is_waiting or not self._agreement.has_votes:
             return

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple
 
+FOREVER = float("inf")
+
 
 class State(Enum):
     """Where a worker is in its life."""

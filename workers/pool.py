@@ -137,7 +137,7 @@ class Pool:
     def store_mean(self) -> None:
         """Let a worker store the mean that all hold, for those that join later."""
         deadline_s = self.settings.chunk_deadline_s
-        (told,) = self._started.fleet.call_all("store_mean", deadline_s=deadline_s, most=1)
+        told = self._started.fleet.try_one("store_mean", deadline_s=deadline_s)
         if told is not None:
             self._tell(str(told))
 

@@ -268,6 +268,16 @@ def test_a_worker_too_slow_for_every_move_is_given_up() -> None:
     assert cluster.told[-1].startswith("worker 1 is given up: TookTooLong: no answer after ")
 
 
+def test_a_worker_lost_with_what_a_run_can_do_without_ends_no_run() -> None:
+    cluster = make_cluster([1.0], [Fault(AFTER_START_S, 0, FaultKind.KILLED)])
+    assert cluster.fleet.try_one("peak_rss_bytes", deadline_s=60) == 0
+    cluster.fleet.step(AFTER_START_S)
+    assert cluster.fleet.try_one("peak_rss_bytes", deadline_s=60) is None
+    assert cluster.told[0].startswith("worker 0 on machine-0: SimulatedDeath: its process is gone")
+    assert cluster.fleet.try_one("peak_rss_bytes", deadline_s=60) is None  # it is not back yet
+    assert len(cluster.dispatcher.evaluate(make_chunks(2))) == 2
+
+
 def test_two_workers_that_differ_are_both_made_anew_once() -> None:
     cluster = make_cluster([1.0, 1.0], [Fault(AFTER_START_S, 1, FaultKind.OTHER_MEAN)])
     moved = cluster.fleet.move(a_move())

@@ -139,7 +139,7 @@ def test_too_small_a_cluster_is_refused_before_anything_loads() -> None:
     with (
         make_pool(replace(SETTINGS, num_gpus=1)) as pool,
         pytest.raises(
-            ConfigError, match=r"workers of 1 CPU, 1 GPU do not fit the cluster, .* 0 GPU"
+            ConfigError, match=r"2 workers of 1 CPU, 1 GPU do not fit the cluster, .* 0 GPU"
         ),
     ):
         pool.start()
