@@ -7,6 +7,8 @@ chunks of half that size, and all that is left in the smallest. The number of wo
 it: what is in one chunk decides how its sums are rounded.
 """
 
+from es_align.config import Config
+
 
 def cut(num_members: int, largest: int, smallest: int | None = None) -> list[range]:
     """Members of each chunk, in order; `smallest` None: all of `largest`.
@@ -24,6 +26,13 @@ def cut(num_members: int, largest: int, smallest: int | None = None) -> list[ran
             start += size
         size = size if is_last else size // 2
     return chunks
+
+
+def configured_chunks(config: Config) -> list[range]:
+    """Members of each of a generation's chunks."""
+    workers = config.workers
+    largest = workers.members_per_chunk or config.population
+    return cut(config.population, largest, workers.smallest_chunk)
 
 
 def smallest_sizes(largest: int, population: int, *, has_pairs: bool) -> list[int]:

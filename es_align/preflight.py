@@ -9,7 +9,7 @@ import importlib.util
 import os
 from pathlib import Path
 
-from es_align.chunking import cut, smallest_sizes
+from es_align.chunking import configured_chunks, smallest_sizes
 from es_align.config import Config, heldout_new_tokens, pass_k
 from es_align.config_errors import nearest
 from es_align.config_search import StrategyConfig
@@ -137,9 +137,9 @@ def _check_population(config: Config) -> None:
             f"population={population}; use {population} or less"
         )
     divisors = chunk_sizes(population, has_pairs=has_pairs)
+    parity = " and be even, so that pairs stay together" if has_pairs else ""
     if chunk is not None and chunk not in divisors:
         near = sorted(sorted(divisors, key=lambda size: abs(size - chunk))[:2])
-        parity = " and be even, so that pairs stay together" if has_pairs else ""
         raise ConfigError(
             f"workers.members_per_chunk={chunk} must divide population={population}{parity}; "
             f"use {' or '.join(map(str, near))}"
@@ -149,18 +149,17 @@ def _check_population(config: Config) -> None:
     if smallest is not None and smallest not in sizes:
         raise ConfigError(
             f"workers.smallest_chunk={smallest} must be workers.members_per_chunk="
-            f"{chunk or population} halved some times, divide population={population}"
-            f"{' and be even, so that pairs stay together' if has_pairs else ''}; use "
-            f"{' or '.join(map(str, sizes))}"
+            f"{chunk or population} halved some times, divide population={population}{parity}; "
+            f"use {' or '.join(map(str, sizes))}"
         )
 
 
 def _check_num_chunks(config: Config) -> None:
     """No worker without anything to do."""
-    population, chunk = config.population, config.workers.members_per_chunk
+    population = config.population
     divisors = chunk_sizes(population, has_pairs=uses_pairs(config.strategy))
     num_workers = config.workers.count
-    num_chunks = len(cut(population, chunk or population, config.workers.smallest_chunk))
+    num_chunks = len(configured_chunks(config))
     if num_workers > num_chunks:
         fitting = [size for size in divisors if population // size >= num_workers]
         step = (

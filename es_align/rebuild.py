@@ -21,7 +21,7 @@ from es_align.spaces import AdapterSpace, Space
 from es_align.strategies import Strategy, Update, make_strategy
 from workers.checkpoints import Checkpoint
 from workers.layers import PerturbedLayer, load_factors
-from workers.mean_files import load_mean
+from workers.mean_files import catch_up
 from workers.means import Means, MeanSettings
 from workers.members import Members, NoiseMembers
 from workers.protocol import Move, WorkerInfo
@@ -121,14 +121,6 @@ def _retold(strategy: Strategy, records: Sequence[LedgerRecord]) -> list[Move]:
     return [update.move for update in updates if update.move is not None]
 
 
-def moved_means(folder: RunFolder, config: Config, moves: Sequence[Move]) -> Means:
-    """The means of a run in a seeded space after these moves."""
-    means = start_means(config, load_factors(folder.basis))
-    for move in moves:
-        means.move(move)
-    return means
-
-
 def replay_run(folder: RunFolder, generation: int | None) -> Replay:
     """Rebuild the mean after `generation` generations (None: the last)
     from the ledger alone and compare digests.
@@ -145,8 +137,10 @@ def replay_run(folder: RunFolder, generation: int | None) -> Replay:
         moves = _retold(strategy, ledger.records[:completed])
         expected = _expected(ledger, completed)
     mean_D = strategy.mean_D
-    is_seeded_space = mean_D is None
-    rebuilt = moved_means(folder, config, moves).digest if is_seeded_space else digest(mean_D)
+    if mean_D is None:
+        rebuilt = catch_up(start_means(config, load_factors(folder.basis)), moves).digest
+    else:
+        rebuilt = digest(mean_D)
     return Replay(str(folder.path), completed, rebuilt, expected, rebuilt == expected)
 
 
@@ -159,10 +153,8 @@ def rebuilt_at(folder: RunFolder, completed: int) -> Rebuilt:
 def means_at(folder: RunFolder, completed: int) -> Means:
     """The means of a run in a seeded space; raises LedgerError if they are not the ledger's."""
     rebuilt, config = rebuilt_at(folder, completed), folder.read_config()
-    means = start_means(config, load_factors(folder.basis))
-    load_mean(folder.checkpoints, means, rebuilt.moves)
-    for move in rebuilt.moves[means.num_moves :]:
-        means.move(move)
+    start = start_means(config, load_factors(folder.basis))
+    means = catch_up(start, rebuilt.moves, folder.checkpoints)
     if means.moved.digest != rebuilt.mean_digest:
         raise LedgerError(
             f"{folder.ledger}: after {completed} generations the rebuilt mean has digest "

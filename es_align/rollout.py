@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from es_align.chunking import cut
+from es_align.chunking import configured_chunks
 from es_align.config import Config, heldout_new_tokens, pass_k
 from es_align.strategies.base import Population
 from workers.members import Members, some_members
@@ -66,11 +66,8 @@ def population_chunks(
     config: Config, population: Population, prompt_ids: Sequence[str]
 ) -> list[Chunk]:
     """A generation cut into units of work, in the order of its members."""
-    num_members = len(population)
-    workers = config.workers
-    size = workers.members_per_chunk or num_members
     sampling = _sampling(config, population.generation)
-    kept = sample_members(num_members, config.samples_per_generation, population.generation)
+    kept = sample_members(len(population), config.samples_per_generation, population.generation)
     return [
         Chunk(
             chunk_id=chunk_id,
@@ -83,7 +80,7 @@ def population_chunks(
             num_samples=config.samples_per_prompt,
             pass_k=pass_k(config.objective),
         )
-        for chunk_id, members in enumerate(cut(num_members, size, workers.smallest_chunk))
+        for chunk_id, members in enumerate(configured_chunks(config))
     ]
 
 

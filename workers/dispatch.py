@@ -92,7 +92,7 @@ class Dispatcher:
     def _hand_out(self, work: Work) -> None:
         """Give idle workers what is left, then what they would have done first."""
         work.next_late = FOREVER
-        idle = self.fleet.idle()
+        idle = self.fleet.roster.idle
         num_given = min(len(idle), len(work.queue))
         for worker in idle[:num_given]:
             self._give(work, self._next(work, worker), worker)
@@ -112,7 +112,7 @@ class Dispatcher:
         """
         first = work.queue[0]
         slowness = self.estimates.slowness(worker.number)
-        left = work.open_cost / max(1, self.fleet.num_ready)
+        left = work.open_cost / max(1, self.fleet.roster.num_ready)
         is_fitting = slowness * cost_of(work.chunks[first]) <= left * (1 + TOLERANCE)
         return work.queue.popleft() if is_fitting or first in work.failures else work.queue.pop()
 
@@ -123,7 +123,7 @@ class Dispatcher:
         call = self.fleet.call(
             worker.number, "evaluate", chunk, deadline_s=deadline_s, subject=(work, place)
         )
-        self.fleet.occupy(worker, call)
+        self.fleet.roster.occupy(worker, call)
         work.running.setdefault(place, []).append(call)
 
     def _to_copy(self, work: Work, worker: Worker) -> int | None:
@@ -162,7 +162,7 @@ class Dispatcher:
         if call.method != "evaluate":
             return
         worker = self.fleet.workers[call.worker]
-        self.fleet.release(worker, call)
+        self.fleet.roster.release(worker, call)
         seconds = self.fleet.now() - call.started
         worker.busy_s += seconds
         asked, place = call.subject  # pyright: ignore[reportGeneralTypeIssues]
@@ -224,16 +224,16 @@ class Dispatcher:
         """
         asked: Call | None = None
         while True:
-            worker = next(iter(self.fleet.idle()), None)
+            worker = next(iter(self.fleet.roster.idle), None)
             if asked is None and worker is not None:
                 deadline_s = self.fleet.settings.call_deadline_s
                 asked = self.fleet.call(worker.number, "evaluate", part, deadline_s=deadline_s)
-                self.fleet.occupy(worker, asked)
+                self.fleet.roster.occupy(worker, asked)
             for call, outcome in self.fleet.step(FOREVER):
                 if call.method != "evaluate":
                     continue
                 worker = self.fleet.workers[call.worker]
-                self.fleet.release(worker, call)
+                self.fleet.roster.release(worker, call)
                 if isinstance(outcome, Exception) and worker.state is State.READY:
                     self.fleet.fail(worker, outcome)
                 if asked is not None and call.number == asked.number:

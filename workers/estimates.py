@@ -17,8 +17,9 @@ LATE = 2.0
 # and after so many its worker counts as hung. Answers may be twenty times as long as usual.
 HUNG = 20.0
 LEAST_DEADLINE_S = 30.0  # below, a pause of the machine would look like a hang
-Kind = tuple[int, int]
 KEPT_SHARE = 0.7  # of what is known of a worker's slowness, at each of its chunks
+
+Kind = tuple[int, int]  # of chunks: longest answer, members
 
 
 def cost_of(chunk: Chunk) -> int:

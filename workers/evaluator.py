@@ -22,7 +22,7 @@ from rewards.specs import RewardSpec, num_together
 from workers.answers import Answered, chunk_result
 from workers.engines.base import Completion, Forced, Likelihood, Request
 from workers.layers import PerturbedLayer, save_factors
-from workers.mean_files import load_mean, store_mean
+from workers.mean_files import catch_up, store_mean
 from workers.means import Means
 from workers.members import Members, NoiseMembers
 from workers.overlap import ScoringBeside
@@ -195,11 +195,7 @@ class Evaluator:
         none the engine holds the mean's own start.
         """
         if self.means is not None:
-            if self.mean_folder is not None:
-                load_mean(self.mean_folder, self.means, moves)
-            for move in moves[self.means.num_moves :]:
-                self.means.move(move)
-            self._write_means(self.means)
+            self._write_means(catch_up(self.means, moves, self.mean_folder))
 
     def store_mean(self) -> str | None:
         """Store the mean where those that join later look for it; what went wrong, if it did."""

@@ -25,6 +25,7 @@ from workers.lives import (
     told_states,
 )
 from workers.protocol import Move, Moved, WorkerInfo
+from workers.roster import Roster
 from workers.transport import Transport
 
 LONGEST_PAUSE_S = 60.0  # before a worker that keeps failing is made again
@@ -36,11 +37,7 @@ class Fleet:
     """Workers behind a transport."""
 
     def __init__(self, transport: Transport, settings: FleetSettings, tell: Tell) -> None:
-        self.workers = [Worker(number) for number in range(settings.num_workers)]
-        # By number; kept beside the states because every event asks.
-        self._paused = {worker.number: worker for worker in self.workers}
-        self._ready: dict[int, Worker] = {}
-        self._idle: dict[int, Worker] = {}
+        self.roster = Roster(settings.num_workers)
         self.num_failures = 0
         self.settings = settings
         self.began = transport.now()
@@ -68,11 +65,11 @@ class Fleet:
         self._load_arguments, self._moves = load_arguments, list(moves)
         infos: dict[int, WorkerInfo] = {}
         ends = self._transport.now() + self._patience_s
-        while len(self._ready) < self.settings.num_needed:
+        while self.roster.num_ready < self.settings.num_needed:
             if self._transport.now() >= ends:
                 raise WorkerError(
-                    f"{len(self._ready)} of the {self.settings.num_needed} workers that the run "
-                    f"begins with are ready after {self._patience_s:.0f} s "
+                    f"{self.roster.num_ready} of the {self.settings.num_needed} workers that the "
+                    f"run begins with are ready after {self._patience_s:.0f} s "
                     f"({told_states(self.workers)}); raise workers.load_deadline_s, lower "
                     "workers.min_count, or make room on the cluster"
                 )
@@ -94,7 +91,7 @@ class Fleet:
         """
         self._moves.append(move)
         self._agreement.reopen()
-        for worker in self._ready.values():
+        for worker in self.roster.ready:
             self._send_moves(worker)
         while self._agreement.moved is None:
             self._agree()
@@ -120,7 +117,7 @@ class Fleet:
 
         Raises an error that a user can mend, and WorkerError if nobody answers.
         """
-        answers, problem = self._ask(self.idle(), method, arguments, deadline_s)
+        answers, problem = self._ask(self.roster.idle, method, arguments, deadline_s)
         if not answers:
             raise self.as_user_error(problem or TookTooLong("every worker is busy"), method)
         return answers
@@ -129,7 +126,7 @@ class Fleet:
         """What a worker without a chunk answers; None if there is none, or it fails and is made
         anew. For what a run can do without.
         """
-        answers, _ = self._ask(self.idle()[:1], method, arguments, deadline_s)
+        answers, _ = self._ask(self.roster.idle[:1], method, arguments, deadline_s)
         return answers[0] if answers else None
 
     def _ask(
@@ -204,9 +201,9 @@ class Fleet:
         if worker.ready_since is not None:
             worker.ready_s += self.now() - worker.ready_since
         worker.ready_since = worker.working_on = None
-        self._enter(worker, State.PAUSED)
+        self.roster.enter(worker, State.PAUSED)
         worker.not_before = self._transport.now() + pause_s
-        if not self._ready:
+        if not self.roster.num_ready:
             self._none_ready_since = min(self._none_ready_since, self._transport.now())
         worker.problem = self._transport.describe(problem)
         self._agreement.withdraw(worker.number)
@@ -223,39 +220,14 @@ class Fleet:
             "repair the cause and go on with --resume"
         )
 
-    def idle(self) -> list[Worker]:
-        """Ready workers without a chunk, those that wait longest first."""
-        return list(self._idle.values())
-
-    def occupy(self, worker: Worker, call: Call) -> None:
-        """An idle worker has a chunk from here on."""
-        worker.working_on = call
-        del self._idle[worker.number]
-
-    def release(self, worker: Worker, call: Call) -> None:
-        """The call that a worker had its chunk by is over."""
-        if worker.working_on is call:
-            worker.working_on = None
-            self._idle[worker.number] = worker
-
-    def _enter(self, worker: Worker, state: State) -> None:
-        worker.state = state
-        for workers, of_state in ((self._paused, State.PAUSED), (self._ready, State.READY)):
-            workers.pop(worker.number, None)
-            if state is of_state:
-                workers[worker.number] = worker
-        self._idle.pop(worker.number, None)
-        if state is State.READY and worker.working_on is None:
-            self._idle[worker.number] = worker
+    @property
+    def workers(self) -> list[Worker]:
+        """All of them, by number."""
+        return self.roster.workers
 
     def states(self) -> Counter[State]:
         """How many workers are in each state."""
         return count_states(self.workers)
-
-    @property
-    def num_ready(self) -> int:
-        """Workers that work or could."""
-        return len(self._ready)
 
     def where(self, worker: int) -> str:
         """See `Transport.where`."""
@@ -275,16 +247,16 @@ class Fleet:
         return call
 
     def _place_due(self, now: float) -> None:
-        for worker in list(self._paused.values()):
+        for worker in self.roster.paused:
             if worker.not_before <= now:
-                self._enter(worker, State.PLACING)
+                self.roster.enter(worker, State.PLACING)
                 # However long no machine has room: another may come.
                 self._note(self._transport.place(worker.number), worker.number, "place", FOREVER)
 
     def _next_timer(self) -> float:
-        timers = [worker.not_before for worker in self._paused.values()]
+        timers = [worker.not_before for worker in self.roster.paused]
         timers.append(self._calls.next_deadline)
-        if not self._ready:
+        if not self.roster.num_ready:
             timers.append(self._none_ready_since + self._patience_s)
         return min(timers)
 
@@ -302,7 +274,7 @@ class Fleet:
         if isinstance(outcome, Exception):
             self._fail_or_raise(worker, call, outcome)
         elif call.method == "place":
-            self._enter(worker, State.LOADING)
+            self.roster.enter(worker, State.LOADING)
             worker.num_moves = len(self._moves)
             arguments = (*self._load_arguments, list(self._moves))
             number = self._transport.call(worker.number, "load", *arguments)
@@ -317,7 +289,7 @@ class Fleet:
 
     def _join(self, worker: Worker, info: WorkerInfo) -> None:
         is_late = self._is_started or worker.num_started > 0
-        self._enter(worker, State.READY)
+        self.roster.enter(worker, State.READY)
         worker.ready_since = self.now()
         worker.num_started += 1
         if is_late:
@@ -379,18 +351,18 @@ class Fleet:
         failures = max(worker.failures, worker.failed_moves)
         if failures <= self.settings.max_retries:
             return
-        if not self._ready or not self._is_started:
+        if not self.roster.num_ready or not self._is_started:
             raise WorkerError(f"worker {worker.number} failed {failures} times in a row: {told}")
         if worker.failed_moves == failures:  # too slow or too small for this run's mean
             self._give_up(worker)
 
     def _give_up(self, worker: Worker) -> None:
-        self._enter(worker, State.GIVEN_UP)
+        self.roster.enter(worker, State.GIVEN_UP)
         self._tell(f"worker {worker.number} is given up: {worker.problem}")
 
     def _require_hope(self) -> None:
         """Raise WorkerError if no worker is left, or none came back in time."""
-        if self._ready:
+        if self.roster.num_ready:
             return
         problems = told_problems(self.workers)
         if self.states()[State.GIVEN_UP] == len(self.workers):

@@ -63,13 +63,23 @@ def load_mean(folder: Path, means: Means, moves: Sequence[Move]) -> int:
         try:
             with safe_open(path, framework="pt") as tensors:
                 header, names = tensors.metadata() or {}, sorted(tensors.keys())
-                digest = _digest((name, tensors.get_tensor(name)) for name in names)
-                if (header.get(HISTORY), header.get(DIGEST)) == (histories[num_moves], digest):
-                    means.load_states(_states(tensors, names), moves[:num_moves])
+                if header.get(HISTORY) != histories[num_moves]:
+                    continue
+                if header.get(DIGEST) == _digest((n, tensors.get_tensor(n)) for n in names):
+                    means.load_states(_states(tensors, names), num_moves, histories[num_moves])
                     return num_moves
         except (OSError, SafetensorError):
             continue  # gone meanwhile, or torn: an older one, or the moves
     return 0
+
+
+def catch_up(means: Means, moves: Sequence[Move], folder: Path | None = None) -> Means:
+    """Let fresh means make these moves, from where a mean in `folder` is if there is one."""
+    if folder is not None:
+        load_mean(folder, means, moves)
+    for move in moves[means.num_moves :]:
+        means.move(move)
+    return means
 
 
 def _states(tensors: safe_open, names: Sequence[str]) -> Iterator[tuple[str, Mapping]]:

@@ -186,14 +186,15 @@ class Means:
             yield str(place), matrix.state()
 
     def load_states(
-        self, states: Iterable[tuple[str, Mapping[str, torch.Tensor]]], moves: Sequence[Move]
+        self,
+        states: Iterable[tuple[str, Mapping[str, torch.Tensor]]],
+        num_moves: int,
+        history: str,
     ) -> None:
-        """Go on from `states`, which were those after `moves`."""
+        """Go on from `states`, which were those after so many moves, of that history."""
         for place, state in states:
             self._matrices[int(place)].load_state(state)
-        for move in moves:
-            self.history = history_after(self.history, move)
-        self.num_moves, self._moved = len(moves), None
+        self.num_moves, self.history, self._moved = num_moves, history, None
 
     def weights(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Layer name and weight (out, in), fp32, of every layer whose whole weight is the mean."""

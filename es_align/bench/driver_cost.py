@@ -19,7 +19,7 @@ import ray
 from ray.actor import ActorHandle
 
 from es_align.bench.scaling import make_answers
-from es_align.chunking import cut
+from es_align.chunking import configured_chunks
 from es_align.config import Config
 from es_align.driver import run_generations
 from es_align.models import resolve_model
@@ -196,11 +196,9 @@ def _cost(
         run_generations(run, task, pool, config, stopwatch)
         run.close()
         transport.close()
-    workers = config.workers
-    size = workers.members_per_chunk or config.population
     return DriverCost(
         num_workers,
-        len(cut(config.population, size, workers.smallest_chunk)),
+        len(configured_chunks(config)),
         tuple(stopwatch.cpu_s),
         tuple(stopwatch.wall_s) if stopwatch.transport is None else (),
     )
