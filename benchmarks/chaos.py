@@ -34,6 +34,7 @@ from rich.console import Console
 from rich.table import Table
 
 from es_align.bench.hardware import find_hardware
+from es_align.bench.marked import is_stopped, mark, processes_with, started_here, title
 from es_align.ledger import Ledger
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -45,7 +46,6 @@ EXIT_DEADLINE_S = 90.0  # a driver that was told to end; Ray's agents wait a min
 HELD_OUT_EVERY = 50
 # A process that Ray is still starting: it has no deadline, since it may be waiting for room.
 NOT_THERE_YET = "__init__"
-MARK = "ES_ALIGN_CHAOS"  # in the environment of all that is started here, whoever its parent is
 
 
 class Place(NamedTuple):
@@ -199,40 +199,6 @@ def _end_driver(chaos: Chaos, what: signal.Signals) -> str | None:
     return f"exit status {code}"
 
 
-def started_here() -> list[psutil.Process]:
-    """All processes, alive or stopped, that carry this run's mark, but this one."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            is_alive = process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE
-            if is_alive and process.environ().get(MARK) == os.environ[MARK]:
-                found.append(process)
-        except (psutil.NoSuchProcess, psutil.AccessDenied):
-            continue
-    return found
-
-
-def processes_with(words: str) -> list[psutil.Process]:
-    """Those of them whose command line holds these words."""
-    return [process for process in started_here() if words in title(process)]
-
-
-def is_stopped(process: psutil.Process) -> bool:
-    """Whether it stands still; a process that is gone does."""
-    try:
-        return process.status() == psutil.STATUS_STOPPED
-    except psutil.NoSuchProcess:
-        return True
-
-
-def title(process: psutil.Process) -> str:
-    """Its command line; nothing if it is gone."""
-    try:
-        return " ".join(process.cmdline())
-    except psutil.NoSuchProcess:
-        return ""
-
-
 def train_command(folder: Path, overrides: list[str]) -> list[str]:
     settings = [part for override in overrides for part in ("--set", override)]
     command = [sys.executable, "-m", "es_align", "train", str(CONFIG)]
@@ -322,7 +288,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     console = Console(highlight=False, soft_wrap=True, stderr=options.json)
-    os.environ[MARK] = str(os.getpid())
+    mark()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what is under way is cleaned up
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="es-align-chaos-") as name:
@@ -385,13 +351,13 @@ def measure(folder: Path, options: argparse.Namespace, console: Console) -> dict
         if chaos.driver is not None and chaos.driver.poll() is None:
             chaos.driver.kill()
             chaos.driver.wait()
-        workers_left = end_of_workers(chaos)
+        workers_left = outliving(lambda: processes_with("ray::Worker"))  # of a cluster that lives
         ray.shutdown()
         cluster.shutdown()
         if has_disk:
             subprocess.run(["umount", str(disk)], check=False)
     log.unlink()
-    left = workers_left + processes_left()
+    left = workers_left + outliving(started_here)
     numbers = [record["generation"] for record in chaotic]
     counts = Counter(fault for _, fault, _ in chaos.done)
     return {
@@ -409,20 +375,12 @@ def measure(folder: Path, options: argparse.Namespace, console: Console) -> dict
     }
 
 
-def end_of_workers(chaos: Chaos) -> list[str]:
-    """Workers that are still there when the driver has long been gone, while the cluster lives."""
+def outliving(find: Callable[[], list[psutil.Process]]) -> list[str]:
+    """What is still found when all of it has had time to end."""
     ends = time.monotonic() + EXIT_DEADLINE_S
-    while (found := processes_with("ray::Worker")) and time.monotonic() < ends:
+    while (found := find()) and time.monotonic() < ends:
         time.sleep(0.5)
-    return [" ".join(process.cmdline()) for process in found]
-
-
-def processes_left() -> list[str]:
-    """Whatever of all that was started outlives its cluster."""
-    ends = time.monotonic() + EXIT_DEADLINE_S
-    while (left := started_here()) and time.monotonic() < ends:
-        time.sleep(0.5)
-    return [" ".join(process.cmdline()) for process in left]
+    return [title(process) for process in found]
 
 
 if __name__ == "__main__":

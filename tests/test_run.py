@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from ledgers import ledger_body
 
 from es_align import export, load_config, replay, train
 from es_align.config import Config
@@ -36,13 +37,6 @@ LONG = 30  # generations that outlast the moment of a kill, on a fast machine to
 def straight(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TrainResult]:
     folder = tmp_path_factory.mktemp("straight") / "run"
     return folder, train(load_config(TINY), run_dir=folder)
-
-
-def ledger_body(folder: Path) -> list[dict]:
-    """Every generation's record, without the chain that starts at the header's random run id."""
-    lines = (folder / "ledger.jsonl").read_bytes().splitlines()[1:]
-    rows = [json.loads(line) for line in lines]
-    return [{k: v for k, v in row.items() if k not in ("previous", "checksum")} for row in rows]
 
 
 def test_the_folder_holds_what_the_readme_says(straight: tuple[Path, TrainResult]) -> None:

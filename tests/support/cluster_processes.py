@@ -17,6 +17,8 @@ from typing import Self
 
 import psutil
 
+from es_align.bench.marked import title
+
 START_DEADLINE_S = 120.0
 ADDRESS_FILE = "ray_current_cluster"  # written once a head is up
 NODE = """
@@ -56,7 +58,7 @@ def wait_until(is_so: Callable[[], bool], limit_s: float, of: "Started | None" =
 def workers_below(process: psutil.Process) -> list[psutil.Process]:
     """es-align's workers among what a head or a node has started."""
     try:
-        return [p for p in process.children(recursive=True) if _title(p).startswith("ray::Worker")]
+        return [p for p in process.children(recursive=True) if title(p).startswith("ray::Worker")]
     except psutil.NoSuchProcess:
         return []
 
@@ -165,10 +167,3 @@ class Head(Started):
         environment = {**self.environment, "PYTHONPATH": str(cwd), **changed}
         del environment["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"]  # a user sets none
         return Started([sys.executable, "-m", "es_align", *arguments], environment, log, cwd)
-
-
-def _title(process: psutil.Process) -> str:
-    try:
-        return " ".join(process.cmdline())
-    except psutil.NoSuchProcess:
-        return ""
