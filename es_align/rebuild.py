@@ -128,11 +128,7 @@ def replay_run(folder: RunFolder, generation: int | None) -> Replay:
     config = folder.read_config()
     with Ledger.open(folder.ledger) as ledger:
         completed = ledger.next_generation if generation is None else generation
-        if not 0 <= completed <= ledger.next_generation:
-            raise ConfigError(
-                f"generation={completed} is not in {folder.ledger}; it holds "
-                f"{ledger.next_generation} generations: use 0 to {ledger.next_generation}"
-            )
+        _check_held(folder, ledger, completed)
         strategy = start_strategy(config, ledger.header)
         moves = _retold(strategy, ledger.records[:completed])
         expected = _expected(ledger, completed)
@@ -145,9 +141,18 @@ def replay_run(folder: RunFolder, generation: int | None) -> Replay:
 
 
 def rebuilt_at(folder: RunFolder, completed: int) -> Rebuilt:
-    """The run after `completed` generations, from its folder."""
+    """The run after `completed` generations, from its folder; ConfigError if it has fewer."""
     with Ledger.open(folder.ledger) as ledger:
+        _check_held(folder, ledger, completed)
         return run_at(folder, folder.read_config(), ledger, completed)
+
+
+def _check_held(folder: RunFolder, ledger: Ledger, completed: int) -> None:
+    if not 0 <= completed <= ledger.next_generation:
+        raise ConfigError(
+            f"generation={completed} is not in {folder.ledger}; it holds "
+            f"{ledger.next_generation} generations: use 0 to {ledger.next_generation}"
+        )
 
 
 def means_at(folder: RunFolder, completed: int) -> Means:

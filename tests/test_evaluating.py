@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from es_align import evaluate, evaluating, score, train
+from es_align import evaluate, evaluating, export, score, train
 from es_align.adapters import save_adapter
 from es_align.config import Config, TaskConfig, heldout_new_tokens
 from es_align.config_loading import apply_overrides, changed_fields
@@ -233,6 +233,18 @@ def test_the_trained_task_is_asked_as_it_was_trained(workers_here, data, tiny_co
         own = evaluate(str(tmp_path / "run"), task="instructions", limit=2, details=details)
     assert "followed" in own.metrics  # of instructions_mix, which task.kinds brings
     assert own.tokens <= 2 * 5
+
+
+def test_a_generation_that_the_run_has_not_reached(workers_here, tiny_config, tmp_path):
+    run = tmp_path / "run"
+    with workers_here():
+        train(tiny_config, run_dir=run)
+        for call in (
+            lambda: evaluate(str(run), generation=3),
+            lambda: export(run, tmp_path / "out", generation=3),
+        ):
+            with pytest.raises(ConfigError, match=r"generation=3 is not in .*: use 0 to 2"):
+                call()
 
 
 def test_a_task_with_fewer_prompts_than_a_generation_of_the_run(
