@@ -1,6 +1,7 @@
 """The reward over all kinds: who gets 1.0, that rubbish earns nothing, and what is no rubbish."""
 
 import time
+from math import ceil
 
 import pytest
 from answers import RUBBISH, careless, honest
@@ -209,6 +210,21 @@ def test_function_words_that_stand_as_in_no_sentence(text, num):
 )
 def test_refusals(text, is_one):
     assert is_refusal(text) is is_one
+
+
+def test_an_answer_that_does_not_end_earns_by_how_much_it_is_too_long_less():
+    columns = row(NO_COMMA)
+    plain = instructions_mix_reward(PLAIN, columns)
+    num_words = len(PLAIN) / 6
+    assert instructions_mix_reward(PLAIN, columns, most_words=ceil(num_words)) == plain
+    half = instructions_mix_reward(PLAIN, columns, most_words=10)
+    assert half.reward == pytest.approx(plain.reward * 10 / num_words)
+    assert half.passed is plain.passed
+    loop = "la-" * 400  # one word to a counter of words
+    assert instructions_mix_reward(loop, columns, most_words=20).reward < 0.1 * plain.reward
+    assert instructions_mix_reward("", columns, most_words=20).reward == 0.0
+    with pytest.raises(ConfigError, match=r"most_words=5 must be at least 6"):
+        instructions_mix_reward(PLAIN, columns, most_words=5)
 
 
 def test_a_floor_out_of_range_is_refused():
