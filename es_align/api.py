@@ -4,7 +4,6 @@ Each checks everything it can before Ray starts or a model loads, and returns a 
 """
 
 import time
-from dataclasses import replace
 from pathlib import Path
 
 from es_align.config import Config
@@ -23,16 +22,15 @@ from es_align.progress import Reporter, SilentReporter
 from es_align.quantizing import QuantizeResult, quantize_model, weight_bytes
 from es_align.rebuild import Replay, replay_run
 from es_align.results import TrainResult
-from es_align.reward_checks import check_columns
 from es_align.run_folder import RunFolder, check_new, check_resumable
 from es_align.session import begin_run, resume_run
 from es_align.space_checks import check_writable
 from es_align.stored_weights import StoredWeights
 from es_align.targets import best_generation
-from es_align.task_checks import check_apart
-from es_align.tasks import Task, make_heldout, make_task
+from es_align.task_checks import make_checked_task
 from es_align.training import run_training
 from workers.cluster import joined
+from workers.footprint import rss_bytes
 
 __all__ = ["best_generation", "evaluate", "export", "quantize", "replay", "train"]
 
@@ -51,15 +49,20 @@ def train(
     then on disk and `resume=True` goes on from there. With `config.mirror` it goes on from the
     mirror where the folder is behind it or is not there at all.
     """
-    reporter = reporter or SilentReporter()
+    reporter, imports_rss_bytes = reporter or SilentReporter(), rss_bytes()
     validate(config, is_begun=resume)
     folder = RunFolder(Path(run_dir or config.run_dir or f"runs/run-{config.seed}"))
     with disk_faults_told(folder):
-        return _train(config, folder, reporter, is_resumed=resume)
+        return _train(config, folder, reporter, imports_rss_bytes, is_resumed=resume)
 
 
 def _train(
-    config: Config, folder: RunFolder, reporter: Reporter, *, is_resumed: bool
+    config: Config,
+    folder: RunFolder,
+    reporter: Reporter,
+    imports_rss_bytes: int,
+    *,
+    is_resumed: bool,
 ) -> TrainResult:
     if not is_resumed:
         check_new(folder)
@@ -68,7 +71,7 @@ def _train(
         check_resumable(folder, config)
     folder.check_writes()
     with joined(config.workers.address):
-        return _run(config, folder, reporter, mirror, is_resumed=is_resumed)
+        return _run(config, folder, reporter, mirror, imports_rss_bytes, is_resumed=is_resumed)
 
 
 def _run(
@@ -76,10 +79,11 @@ def _run(
     folder: RunFolder,
     reporter: Reporter,
     mirror: Mirror | None,
+    imports_rss_bytes: int,
     *,
     is_resumed: bool,
 ) -> TrainResult:
-    task = _make_task(config)
+    task = make_checked_task(config)
     reporter.note(f"model: {config.model} in {config.precision}, made once and cached if needed")
     model = resolve_model(config.model, config.precision)
     check_writable(config, stored_scheme(model.source))
@@ -89,7 +93,7 @@ def _run(
     run = (resume_run if is_resumed else begin_run)(folder, config, model, task)
     try:
         run.mirror_to(mirror)
-        result = run_training(run, task, model, reporter)
+        result = run_training(run, task, model, reporter, imports_rss_bytes)
         run.store_end()
         return result
     finally:
@@ -174,16 +178,3 @@ def _mirror_of(
     else:
         mirror.check_new()
     return mirror
-
-
-def _make_task(config: Config) -> Task:
-    task = make_task(
-        config.task, seed=config.seed, prompts_per_generation=config.prompts_per_generation
-    )
-    check_columns(config, task.train[0].columns)
-    tested = config.evaluation.task
-    if tested is None:
-        return task
-    heldout = make_heldout(tested)
-    check_apart(task, tested, heldout)
-    return task.tested_on([replace(p, reward_name=heldout.reward_name) for p in heldout.prompts])

@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 import typer
 
 from es_align.cli_bench import bench
+from es_align.cli_compare import compare, sft
 from es_align.cli_options import Address, AsJson, Generation, Overrides, Run
 from es_align.cli_plan import plan
 from es_align.cli_top import top
@@ -33,6 +34,8 @@ app = typer.Typer(
 app.add_typer(bench, name="bench")
 app.command()(top)
 app.command()(plan)
+app.command()(compare)
+app.command()(sft)
 
 
 @app.command()

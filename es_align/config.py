@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, JsonValue, field_validator, model_validator
 
+from es_align.budget import BudgetConfig
 from es_align.config_search import Count, Positive, Section, SpaceConfig, StrategyConfig, is_seeded
 
 Precision = Literal["fp32", "bf16", "int8", "int4"]
@@ -52,6 +53,9 @@ class TaskConfig(Section):
     num_heldout: Annotated[int, Field(ge=0)] = 64
     """Held-out prompts, disjoint from the pool; never trained on. 0: all there are (gsm8k, and
     where it is left out ifeval)."""
+    num_sft: Annotated[int, Field(ge=0)] = 0
+    """gsm8k: problems of the training split that are kept for a warm start (`es-align sft`) and
+    never asked; ESSA's splits are 1495 and num_train 5978."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of the prompts, apart from the run's, so that several runs share held-out prompts."""
     system_prompt: str | None = None
@@ -209,6 +213,8 @@ class Config(Section):
     precision: Precision = "bf16"
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     generations: Count = 40
+    budget: BudgetConfig = BudgetConfig()
+    """Ends the run before its last generation; schedules go by generations all the same."""
     population: Annotated[int, Field(ge=2)] = 32
     prompts_per_generation: Count = 8
     max_new_tokens: Count = 40

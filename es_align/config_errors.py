@@ -22,9 +22,9 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
     return matches[0] if matches else None
 
 
-def describe_errors(error: ValidationError) -> str:
-    """Every mistake pydantic found, each one sentence or two."""
-    sentences = [_describe(detail) for detail in error.errors(include_url=False)]
+def describe_errors(error: ValidationError, root: type[Section] = Config) -> str:
+    """Every mistake pydantic found in settings of this kind, each one sentence or two."""
+    sentences = [_describe(detail, root) for detail in error.errors(include_url=False)]
     return " ".join(s if s.endswith("?") else f"{s}." for s in sentences)
 
 
@@ -40,9 +40,9 @@ def known_keys(section: type[Section] = Config, prefix: str = "") -> Iterator[st
                 yield from known_keys(item, f"{prefix}{name}.")
 
 
-def suggest_key(key: str) -> str:
+def suggest_key(key: str, root: type[Section] = Config) -> str:
     """What an unknown dotted key may have meant; a right name in the wrong section is found too."""
-    names = {known: known.rpartition(".")[2] for known in known_keys()}
+    names = {known: known.rpartition(".")[2] for known in known_keys(root)}
     section, _, last = key.rpartition(".")
     siblings = {known: name for known, name in names.items() if known.rpartition(".")[0] == section}
     sections = {known.partition(".")[0]: known.partition(".")[0] for known in names if "." in known}
@@ -55,14 +55,14 @@ def suggest_key(key: str) -> str:
     return f"{place}: {', '.join(listed or sections)}"
 
 
-def _describe(detail: "ErrorDetails") -> str:
+def _describe(detail: "ErrorDetails", root: type[Section]) -> str:
     key = ".".join(str(part) for part in detail["loc"])
     value, limits = detail["input"], detail.get("ctx", {})
     said = f"{key}={value!r}"
     match detail["type"]:
         case "extra_forbidden":
             unnumbered = re.sub(r"\.[0-9]+(?=\.)", "", key)
-            return f"{key} is no setting; {suggest_key(unnumbered)}"
+            return f"{key} is no setting; {suggest_key(unnumbered, root)}"
         case "greater_than_equal":
             return f"{said} must be at least {limits['ge']:g}; use {limits['ge']:g} or more"
         case "greater_than":

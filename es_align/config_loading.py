@@ -8,16 +8,19 @@ in one paragraph: key, value, limit, next step.
 import re
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import ValidationError
 
 from es_align.config import Config
 from es_align.config_errors import describe_errors, nearest
+from es_align.config_search import Section
 from es_align.errors import ConfigError
 from es_align.sealed import json_digest
 from rewards.base import JsonValue
+
+S = TypeVar("S", bound=Section)
 
 # Where and how fast a run is computed, and what is written down of it: none may change its numbers.
 # `members_per_chunk` is not among them: what is in one batch decides how its sums are rounded.
@@ -26,6 +29,9 @@ NOT_IDENTITY = frozenset(
         "run_dir",
         "mirror",
         "generations",  # a run may be made longer, unless a schedule is stretched by that
+        "budget.seconds",
+        "budget.completions",
+        "budget.tokens",
         "checkpoint_every",
         "samples_per_generation",
         "workers.count",
@@ -49,12 +55,37 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
 
     Override values are YAML too; an empty one means null. Raises ConfigError naming every bad key.
     """
-    return _build(_read(Path(path)), overrides, str(path))
+    return validated(Config, read_settings(path, overrides), str(path))
+
+
+def read_settings(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, JsonValue]:
+    """A YAML file's settings with overrides applied, not checked yet; raises ConfigError for a file
+    that is none.
+    """
+    tree = _read(Path(path))
+    apply_to_tree(tree, overrides)
+    return tree
 
 
 def apply_overrides(config: Config, overrides: Sequence[str]) -> Config:
     """The configuration with overrides applied as `load_config` does, and checked anew."""
-    return _build(config.model_dump(mode="json"), overrides, "settings")
+    tree = config.model_dump(mode="json")
+    apply_to_tree(tree, overrides)
+    return validated(Config, tree, "settings")
+
+
+def validated(kind: type[S], tree: Mapping[str, JsonValue], origin: str) -> S:
+    """Settings of one kind, every field checked; ConfigError names `origin` and every bad key."""
+    try:
+        return kind.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(f"{origin}: {describe_errors(error, kind)}") from None
+
+
+def apply_to_tree(tree: dict[str, JsonValue], overrides: Sequence[str]) -> None:
+    """Write overrides such as `strategy.sigma=0.02` into settings that are not checked yet."""
+    for override in overrides:
+        _apply(tree, override)
 
 
 def default_run_dir(path: str | Path, config: Config) -> Path:
@@ -149,15 +180,6 @@ def _read(path: Path) -> dict[str, JsonValue]:
             f"config {path} holds one {type(tree).__name__}; write settings as `key: value` lines"
         )
     return tree
-
-
-def _build(tree: dict[str, JsonValue], overrides: Sequence[str], origin: str) -> Config:
-    for override in overrides:
-        _apply(tree, override)
-    try:
-        return Config.model_validate(tree)
-    except ValidationError as error:
-        raise ConfigError(f"{origin}: {describe_errors(error)}") from None
 
 
 def _why_not_a_file(path: Path) -> str:

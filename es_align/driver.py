@@ -41,7 +41,8 @@ def run_generations(
     noise_floor = measure_noise_floor(task, pool, config)
     evaluate_if_due(run, task, pool, config)
     driver_s = 0.0
-    for generation in remaining(run):
+    while not run.is_over:
+        generation = run.completed
         started = time.perf_counter()
         population = run.strategy.ask(generation)
         prompt_ids = tuple(prompt.prompt_id for prompt in task.batch(generation))
@@ -126,7 +127,7 @@ def check_hooks(run: Run, task: Task, pool: Pool) -> None:
 
 
 def remaining(run: Run) -> range:
-    """The generations to come."""
+    """The generations to come, if the budget lasts."""
     return range(run.completed, run.config.generations)
 
 
@@ -144,7 +145,7 @@ def measure_noise_floor(task: Task, pool: Pool, config: Config) -> float | None:
 def evaluate_if_due(run: Run, task: Task, pool: Pool, config: Config) -> Evaluation | None:
     """Evaluate the mean on the held-out prompts where the configuration asks for it, once."""
     done, every = run.completed, config.evaluation.every
-    is_due = done in (0, config.generations) or (every > 0 and done % every == 0)
+    is_due = done == 0 or run.is_over or (every > 0 and done % every == 0)
     if not is_due:
         return None
     known = run.evaluation_at(done)

@@ -17,13 +17,13 @@ from es_align.config import (
 )
 from es_align.config_loading import apply_overrides
 from es_align.errors import ConfigError
-from es_align.evaluation import evaluation_of, mean_evaluation, pass_rates_at
+from es_align.evaluation import Evaluation, evaluation_of, mean_evaluation, pass_rates_at
 from es_align.pooling import make_pool
 from es_align.preflight import validate
 from es_align.progress import Reporter, SilentReporter
 from es_align.responses import check_details, data_files, write_details
 from es_align.results import EvalResult
-from es_align.reward_checks import check_columns
+from es_align.reward_checks import check_columns, has_likelihood
 from es_align.reward_inputs import kept_rewards
 from es_align.rollout import Rollout, run_samples
 from es_align.run_folder import RunFolder
@@ -31,7 +31,6 @@ from es_align.scorecards import Scorecard, VerdictRow, figure_intervals, load_sc
 from es_align.space_checks import check_run_settings
 from es_align.targets import open_target, target_config
 from es_align.tasks import BENCHMARKS, HeldOut, make_heldout
-from rewards.registry import LOG_LIKELIHOOD
 from workers.cluster import joined
 from workers.protocol import Sampling
 
@@ -92,6 +91,35 @@ def evaluate(
     `temperature`. `data` is the task's file or folder; `details` is written, one row a completion.
     Raises EsAlignError.
     """
+    result, _ = evaluate_prompts(
+        target,
+        task=task,
+        limit=limit,
+        overrides=overrides,
+        generation=generation,
+        temperature=temperature,
+        samples=samples,
+        data=data,
+        details=details,
+        reporter=reporter,
+    )
+    return result
+
+
+def evaluate_prompts(
+    target: str,
+    *,
+    task: str | None = None,
+    limit: int | None = None,
+    overrides: Sequence[str] = (),
+    generation: int | None = None,
+    temperature: float = 0.0,
+    samples: int = 1,
+    data: str | Path | None = None,
+    details: str | Path | None = None,
+    reporter: Reporter | None = None,
+) -> tuple[EvalResult, Evaluation]:
+    """As `evaluate`, with what each prompt came to, the mean of its samples."""
     reporter, draws = reporter or SilentReporter(), Draws(temperature, samples)
     draws.check()
     is_run = RunFolder(Path(target)).has_run
@@ -112,7 +140,7 @@ def evaluate(
     heldout = make_heldout(settings.task)
     check_columns(settings, heldout.prompts[0].columns)
     # Nothing is written where references are given, so there is no accuracy.
-    has_figures = heldout.name in BENCHMARKS and not _is_given(settings)
+    has_figures = heldout.name in BENCHMARKS and not has_likelihood(settings)
     scorecard = load_scorecard(heldout.name, settings.task.path) if has_figures else None
     with joined(settings.workers.address):
         opened = open_target(target, settings, generation)
@@ -142,7 +170,7 @@ def evaluate(
     figures = {} if scorecard is None else scorecard.figures(rows)
     evaluations = [evaluation_of(rollout, at) for rollout in rollouts]
     result = mean_evaluation(evaluations)
-    return EvalResult(
+    told = EvalResult(
         target=target,
         task=heldout.name,
         precision=settings.precision,
@@ -163,6 +191,7 @@ def evaluate(
         wall_s=wall_s,
         tokens=sum(rollout.num_generated_tokens for rollout in rollouts),
     )
+    return told, result
 
 
 def _on_task(own: Config, name: str | None) -> Config:
@@ -180,7 +209,7 @@ def _on_task(own: Config, name: str | None) -> Config:
     tree["evaluation"] |= {"task": None, "max_new_tokens": None}
     deadline_s = max(own.workers.chunk_deadline_s, DEADLINE_S_PER_TOKEN * new_tokens)
     tree["workers"] |= {"max_model_len": longest, "chunk_deadline_s": deadline_s}
-    if is_other or (tested.name in BENCHMARKS and _is_given(own)):
+    if is_other or (tested.name in BENCHMARKS and has_likelihood(own)):
         tree["reward"] = []
     return Config.model_validate(tree)
 
@@ -198,11 +227,6 @@ def _asked_task(own: Config, name: str | None) -> tuple[TaskConfig, int]:
         raise ConfigError(f"unknown task {name!r}; there are {', '.join(NEW_TOKENS)}")
     other = {"name": name, "seed": tested.seed, "system_prompt": tested.system_prompt}
     return TaskConfig.model_validate(other), usual_new_tokens(name)
-
-
-def _is_given(config: Config) -> bool:
-    """Whether the reward is the likelihood of a reference, for which no answer is written."""
-    return any(reward.name == LOG_LIKELIHOOD for reward in config.reward)
 
 
 def _detail_rows(

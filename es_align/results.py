@@ -42,6 +42,9 @@ class TrainResult:
     failed: int  # completions without a score
     tokens: int  # generated
     peak_rss_bytes: int  # driver and workers together
+    imports_rss_bytes: int  # of that, what they hold once everything is imported and nothing loaded
+    cpu_s: float  # of driver and workers, in this call
+    peak_gpu_bytes: int  # that the workers held of GPUs
     exported: str
 
 

@@ -56,6 +56,11 @@ def check_rewards(config: Config) -> None:
     _check_verdict(config)
 
 
+def has_likelihood(config: Config) -> bool:
+    """Whether the reward is the likelihood of a reference, for which nothing is written."""
+    return any(reward.name == LOG_LIKELIHOOD for reward in config.reward)
+
+
 def check_reward_settings(config: Config) -> None:
     """Refuse settings that a reward does not read; one that has its default is none."""
     for reward, spec in zip(config.reward, reward_specs(config), strict=True):

@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 
 from es_align import checkpoint
+from es_align.budget import add, is_spent, spent_in
 from es_align.config import Config
 from es_align.config_loading import config_digest
 from es_align.errors import EsAlignError, LedgerError
@@ -69,12 +70,19 @@ class Run:
         self.mean_digest = start.mean_digest
         self.started = time.time() - self._seconds_before()
         self.evaluations = [Evaluation.from_row(r) for r in folder.read_rows(folder.evaluations)]
+        self.spent = spent_in(folder.read_rows(folder.metrics))
         self._mirror: Mirror | None = None
 
     @property
     def completed(self) -> int:
         """Generations on disk."""
         return self.ledger.next_generation
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the generations are done or the budget is spent."""
+        config = self.config
+        return self.completed >= config.generations or is_spent(config.budget, self.spent)
 
     @property
     def wall_s(self) -> float:
@@ -138,6 +146,7 @@ class Run:
         """
         done = update.generation + 1
         self._append_rows(done, rollout, metrics)
+        self.spent = add(self.spent, metrics)
         self.ledger.append(
             LedgerRecord(
                 generation=update.generation,

@@ -4,10 +4,12 @@ and whether what a run is tested on stays apart from what it has seen.
 
 import json
 from collections.abc import Iterable
+from dataclasses import replace
 
 from es_align.config import Config, TaskConfig
 from es_align.errors import ConfigError, DataError
-from es_align.tasks import COMMON, TASKS, HeldOut, Task
+from es_align.reward_checks import check_columns
+from es_align.tasks import COMMON, TASKS, HeldOut, Task, make_heldout, make_task
 from workers.protocol import Prompt
 
 
@@ -19,6 +21,23 @@ def check_task_settings(config: Config) -> None:
     _check_read("task", config.task)
     if config.evaluation.task is not None:
         _check_read("evaluation.task", config.evaluation.task)
+
+
+def make_checked_task(config: Config) -> Task:
+    """The task of a run, tested on what `evaluation.task` says, with the columns its rewards need.
+
+    Raises ConfigError or DataError if prompts are missing, or tested prompts are trained on.
+    """
+    task = make_task(
+        config.task, seed=config.seed, prompts_per_generation=config.prompts_per_generation
+    )
+    check_columns(config, task.train[0].columns)
+    tested = config.evaluation.task
+    if tested is None:
+        return task
+    heldout = make_heldout(tested)
+    check_apart(task, tested, heldout)
+    return task.tested_on([replace(p, reward_name=heldout.reward_name) for p in heldout.prompts])
 
 
 def check_apart(task: Task, tested: TaskConfig, heldout: HeldOut) -> None:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from es_align.budget import share_spent, spent_in
 from es_align.config import Config
 from es_align.following import Follower, Row, last_row
 from es_align.run_folder import CONFIG_FILE, RunFolder
@@ -76,6 +77,7 @@ class View:
     strategy: str
     generation: int  # how many are done
     generations: int
+    share: float  # of the generations or, if that is more, of the budget
     wall_s: float  # until the last row, pauses not counted
     generation_s: float | None
     left_s: float | None
@@ -107,17 +109,20 @@ class RunReader:
         config, rows = self._newest_config(), self._metrics.rows()
         generations = [row for row in rows if "reward/mean" in row]
         last = generations[-1] if generations else {}
-        done = int(_number(last, "generation", 0))
+        done, spent = int(_number(last, "generation", 0)), spent_in(generations)
+        share = max(done / config.generations, share_spent(config.budget, spent))
         usage = last_row(self.folder.workers) or {}
         generation_s, evaluation_s = _step_seconds(rows)
         left_s = None
         if generation_s is not None:
             num_evaluations = _num_evaluations(config, done)
             left_s = (config.generations - done) * generation_s
+            if config.budget.seconds is not None:
+                left_s = min(left_s, max(0.0, config.budget.seconds - spent.seconds))
             left_s += num_evaluations * (evaluation_s or 0.0)
         return View(
             run=str(self.folder.path),
-            life=self._life(str(usage.get("driver", "")), done >= config.generations, rows),
+            life=self._life(str(usage.get("driver", "")), share >= 1, rows),
             model=config.model,
             precision=config.precision,
             engine=config.workers.engine,
@@ -126,6 +131,7 @@ class RunReader:
             strategy=str(config.strategy.kind),
             generation=done,
             generations=config.generations,
+            share=min(1.0, share),
             wall_s=_number(rows[-1], "wall_s", 0) if rows else 0.0,
             generation_s=generation_s,
             left_s=left_s,

@@ -94,16 +94,15 @@ def _progress(view: View) -> RenderableType:
     line.add_column(no_wrap=True)
     line.add_column(ratio=1)
     line.add_column(no_wrap=True)
-    share = view.generation / view.generations
     line.add_row(
         Text(f"generation {view.generation} of {view.generations}", style="bold"),
         ProgressBar(
-            total=view.generations,
-            completed=view.generation,
+            total=1.0,
+            completed=view.share,
             complete_style=BAR,
             finished_style=BAR,
         ),
-        f"{100 * share:.0f} %",
+        f"{100 * view.share:.0f} %",
     )
     return line
 

@@ -22,11 +22,15 @@ from es_align.run_folder import METRICS_FILE, SAMPLES_FILE, RunFolder
 from es_align.session import Run
 from es_align.spaces import AdapterSpace
 from es_align.tasks import Task
-from workers.evaluator import peak_rss_bytes
+from workers.footprint import Footprint, footprint, total
 
 
-def run_training(run: Run, task: Task, model: ModelPaths, reporter: Reporter) -> TrainResult:
-    """Evolve to the configured generation, then export, plot and sum up. Raises EsAlignError."""
+def run_training(
+    run: Run, task: Task, model: ModelPaths, reporter: Reporter, imports_rss_bytes: int
+) -> TrainResult:
+    """Evolve to the configured generation or until the budget is spent, then export, plot and sum
+    up; `imports_rss_bytes` is this process before it began. Raises EsAlignError.
+    """
     config, folder = run.config, run.folder
     reporter.start(_header(run, task))
     if run.ledger.dropped_tail is not None:
@@ -48,13 +52,13 @@ def run_training(run: Run, task: Task, model: ModelPaths, reporter: Reporter) ->
         started = time.perf_counter()
         noise_floor, driver_s = run_generations(run, task, pool, config, reporter)
         loop_s = time.perf_counter() - started
-        peak = pool.peak_rss_bytes() + peak_rss_bytes()
+        taken = total([pool.footprint(), footprint(imports_rss_bytes)])
     run.save_checkpoint()
     best = best_of([e for e in run.evaluations if e.generation > 0])
     _export(run, model, best.generation, reporter)
     title = f"{config.model}, {config.precision}: {task.name}"
     write_plots(folder.metrics, folder.plots, title=title)
-    result = _result(run, best, noise_floor, driver_s / loop_s, peak)
+    result = _result(run, best, noise_floor, driver_s / loop_s, taken)
     reporter.finish(_summary(result, folder))
     return result
 
@@ -99,10 +103,10 @@ def _header(run: Run, task: Task) -> Header:
 
 
 def _result(
-    run: Run, best: Evaluation, noise_floor: float | None, driver_share: float, peak: int
+    run: Run, best: Evaluation, noise_floor: float | None, driver_share: float, taken: Footprint
 ) -> TrainResult:
     config = run.config
-    before, after = run.evaluation_at(0), run.evaluation_at(config.generations)
+    before, after = run.evaluation_at(0), run.evaluation_at(run.completed)
     assert before is not None and after is not None  # the loop evaluates both
     reward_gain, pass_gain = gains(before, after, config)
     rows = [r for r in run.folder.read_rows(run.folder.metrics) if "completions" in r]
@@ -124,7 +128,10 @@ def _result(
         completions=int(sum(_values(rows, "completions"))),
         failed=int(sum(_values(rows, "failed"))),
         tokens=int(sum(_values(rows, "tokens/total"))),
-        peak_rss_bytes=peak,
+        peak_rss_bytes=taken.peak_rss_bytes,
+        imports_rss_bytes=taken.imports_rss_bytes,
+        cpu_s=taken.cpu_s,
+        peak_gpu_bytes=taken.peak_gpu_bytes,
         exported=str(_export_folder(run)),
     )
 

@@ -21,7 +21,12 @@ from es_align.errors import ConfigError
 from es_align.preflight import validate
 
 WriteConfig = Callable[[str], Path]
-SHIPPED = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
+OF_COMPARISONS = ("compare-", "sft-")  # tests/compare/test_jobs.py
+SHIPPED = [
+    path
+    for path in sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
+    if not path.name.startswith(OF_COMPARISONS)
+]
 MAX_SHIPPED_LINES = 40
 
 

@@ -301,6 +301,14 @@ def test_the_command_prints_a_line_a_matter(repository: Path) -> None:
     assert "estimated: SmolLM2-135M in vLLM on 2 cores" in text
 
 
+def test_an_arm_of_a_comparison_is_planned_like_a_run(repository: Path) -> None:
+    config = str(repository / "configs" / "compare-quick.yaml")
+    command = [sys.executable, "-m", "es_align", "plan", config, "--arm", "es-int8", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=repository)
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert (found["precision"], found["workers"], found["completions"]) == ("int8", 2, 256)
+
+
 def test_neither_torch_nor_ray_is_imported(repository: Path) -> None:
     code = (
         "import sys; from es_align.config_loading import load_config; from es_align.plan import "

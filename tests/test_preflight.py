@@ -42,7 +42,7 @@ UNREAD_BY_TASK: list[tuple[list[str], str]] = [
     (
         ["task.name=gsm8k", "task.kinds=all"],
         "task.kinds=[all]: task.name=gsm8k does not read it, it reads num_fewshot, num_heldout, "
-        "num_train, path, seed, system_prompt; leave it out",
+        "num_sft, num_train, path, seed, system_prompt; leave it out",
     ),
     (
         ["evaluation.task.name=ifeval", "evaluation.task.families=[quotes]"],

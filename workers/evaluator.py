@@ -6,8 +6,6 @@ Shape suffixes: _M members, _P prompts, _S samples of a prompt.
 
 import functools
 import hashlib
-import resource
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -43,8 +41,6 @@ from workers.references import (
 )
 from workers.rendering import Renderer
 from workers.starting import WorkerSpec, check_lengths, start_engine, start_means, start_scorer
-
-RSS_UNIT_BYTES = 1 if sys.platform == "darwin" else 1024
 
 
 class Evaluator:
@@ -244,8 +240,3 @@ def _asked(chunk: Chunk) -> list[tuple[int, str, int]]:
         for prompt_id in chunk.prompt_ids
         for sample in range(chunk.num_samples)
     ]
-
-
-def peak_rss_bytes() -> int:
-    """Largest resident size of this process so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * RSS_UNIT_BYTES

@@ -16,6 +16,7 @@ import ray
 from workers.cluster import Needs, attach, check_capacity, start_cluster
 from workers.dispatch import Dispatcher
 from workers.fleet import Fleet, Tell
+from workers.footprint import Footprint, total
 from workers.layers import PerturbedLayer
 from workers.lives import FleetSettings
 from workers.members import Members
@@ -141,11 +142,11 @@ class Pool:
         if told is not None:
             self._tell(str(told))
 
-    def peak_rss_bytes(self) -> int:
-        """Sum over workers of their largest resident size."""
+    def footprint(self) -> Footprint:
+        """What the workers took of their machines, together."""
         fleet = self._started.fleet
-        sizes = fleet.call_all("peak_rss_bytes", deadline_s=SHORT_CALL_DEADLINE_S)
-        return sum(cast(list[int], sizes))
+        found = fleet.call_all("footprint", deadline_s=SHORT_CALL_DEADLINE_S)
+        return total(cast(list[Footprint], found))
 
     def close(self) -> None:
         """End every worker, and the private cluster if there is one."""

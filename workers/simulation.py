@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple
 
+from workers.footprint import NO_FOOTPRINT
 from workers.protocol import Chunk, Move, Moved, WorkerInfo
 from workers.simulated_engine import MadeUpAnswers
 from workers.transport import PLACED, Event
@@ -242,8 +243,8 @@ class SimulatedTransport:
                 return []
             case "store_mean", _:
                 return None
-            case "peak_rss_bytes", _:
-                return 0
+            case "footprint", _:
+                return NO_FOOTPRINT
         raise ValueError(f"a simulated worker has no method {job.method}")
 
     def _strike(self, fault: Fault) -> None:

@@ -59,19 +59,26 @@ def start_engine(
         num_threads=spec.num_threads,
         is_compiled=spec.is_compiled,
     )
+    return import_engine(spec)(engine_spec, renderer)
+
+
+def import_engine(spec: WorkerSpec) -> Callable[[EngineSpec, Renderer], Engine]:
+    """The engine's class. ModelError if a package that it needs is not on this machine."""
     # Imported here: either engine's libraries may be absent, and vLLM takes seconds to import.
     try:
         if spec.engine == "vllm":
-            from workers.engines.vllm_engine import VllmEngine as Chosen
-        else:
-            from workers.engines.torch_engine import TorchEngine as Chosen
+            from workers.engines.vllm_engine import VllmEngine
+
+            return VllmEngine
+        from workers.engines.torch_engine import TorchEngine
+
+        return TorchEngine
     except ModuleNotFoundError as error:
         raise ModelError(
             f"workers.engine={spec.engine} needs the package {error.name}, which {sys.executable} "
             f"on {os.uname().nodename} does not have; install es-align's environment on every "
             "machine of the cluster (docs/cluster.md), or use workers.label_selector"
         ) from error
-    return Chosen(engine_spec, renderer)
 
 
 def start_scorer(spec: WorkerSpec) -> Scorer | None:

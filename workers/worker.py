@@ -5,11 +5,12 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from workers.evaluator import Evaluator, peak_rss_bytes
+from workers.evaluator import Evaluator
+from workers.footprint import Footprint, footprint, peak_rss_bytes, rss_bytes
 from workers.layers import PerturbedLayer
 from workers.members import Members
 from workers.protocol import Chunk, ChunkResult, Move, Moved, Prompt, WorkerInfo
-from workers.starting import WorkerSpec
+from workers.starting import WorkerSpec, import_engine
 
 
 class Place(NamedTuple):
@@ -25,6 +26,7 @@ class Worker:
     def __init__(self, index: int) -> None:
         self.index = index
         self.evaluator: Evaluator | None = None
+        self.imports_rss_bytes = 0
 
     def place(self) -> Place:
         """Where this worker is; the first thing it says."""
@@ -39,6 +41,8 @@ class Worker:
     ) -> WorkerInfo:
         """Load the model and make the run's moves so far; only once."""
         started = time.perf_counter()
+        import_engine(spec)
+        self.imports_rss_bytes = rss_bytes()
         self.evaluator = Evaluator(spec, factors, prompts)
         self.evaluator.catch_up(moves)
         means = self.evaluator.means
@@ -68,9 +72,9 @@ class Worker:
         """Names of hooked modules that these members leave unchanged."""
         return self._loaded().canary(members, prompt_id)
 
-    def peak_rss_bytes(self) -> int:
-        """Largest resident size of this worker so far."""
-        return peak_rss_bytes()
+    def footprint(self) -> Footprint:
+        """What this worker took of its machine so far."""
+        return footprint(self.imports_rss_bytes)
 
     def _loaded(self) -> Evaluator:
         assert self.evaluator is not None, "load comes first"

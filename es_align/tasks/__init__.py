@@ -48,7 +48,7 @@ TASKS: Mapping[str, Entry] = {
     "instructions": Entry(
         make_instructions, ("families", "kinds", "max_instructions", "max_words", "seed")
     ),
-    "gsm8k": Entry(make_gsm8k, ("num_fewshot", "path", "seed")),
+    "gsm8k": Entry(make_gsm8k, ("num_fewshot", "num_sft", "path", "seed")),
     "reasoning_gym": Entry(make_reasoning_gym, ("dataset", "seed")),
     "letters": Entry(make_letters, ("seed",)),
     "ifeval": Entry(make_ifeval, ("path",)),

@@ -9,6 +9,7 @@ Column `index` is the row of the split, from 0.
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -70,6 +71,25 @@ def heldout_problems(config: TaskConfig) -> list[Prompt]:
     return _draw("heldout", problems, config.num_heldout, config, shots)
 
 
+def sft_prompts(config: TaskConfig) -> list[Prompt]:
+    """The `num_sft` problems kept for a warm start, whose solutions are in column `reference`;
+    DataError if there are none, or not enough beside the training pool.
+    """
+    if config.num_sft == 0:
+        raise DataError(
+            "task.num_sft=0 keeps no problem for a warm start; set it, to 1495 as ESSA has it"
+        )
+    problems = load_problems(config.path, "train")
+    if len(problems) < config.num_sft:
+        raise DataError(
+            f"task.num_sft={config.num_sft}, but {FILES['train']} has {len(problems)} problem(s); "
+            "lower it"
+        )
+    first = config.model_copy(update={"num_sft": 0})
+    drawn = _draw("train", problems, config.num_sft, first, _shots(problems, config))
+    return [replace(prompt, prompt_id=f"sft/{index}") for index, prompt in enumerate(drawn)]
+
+
 def _refuse_shared(train: Sequence[Problem], heldout: Sequence[Problem]) -> None:
     seen = {problem.question for problem in train}
     shared = [problem.question for problem in heldout if problem.question in seen]
@@ -120,12 +140,15 @@ def parse_problem(row: JsonValue, where: str) -> Problem:
 
 
 def _shots(train: Sequence[Problem], config: TaskConfig) -> list[tuple[str, str]]:
-    """Questions and solutions of `num_fewshot` problems that are not in the training pool."""
-    free = _order(len(train), "train", config)[config.num_train :]
+    """Questions and solutions of `num_fewshot` problems that are neither in the training pool nor
+    kept for a warm start.
+    """
+    free = _order(len(train), "train", config)[config.num_sft + config.num_train :]
     if len(free) < config.num_fewshot:
         raise DataError(
             f"task.num_fewshot={config.num_fewshot}, but {FILES['train']} has {len(free)} "
-            f"problem(s) beside task.num_train={config.num_train}; lower one of the two"
+            f"problem(s) beside task.num_train={config.num_train} and "
+            f"task.num_sft={config.num_sft}; lower one of them"
         )
     chosen = [train[position] for position in free[: config.num_fewshot]]
     return [(REQUEST.format(question=shot.question), shot.solution) for shot in chosen]
@@ -142,15 +165,19 @@ def _draw(
     config: TaskConfig,
     shots: Sequence[tuple[str, str]],
 ) -> list[Prompt]:
-    """So many problems of a split as prompts; 0: all."""
-    if len(problems) < max(num_prompts, 1):
+    """So many problems of a split as prompts, of training ones those after the warm start's; 0:
+    all.
+    """
+    kept = config.num_sft if split == "train" else 0
+    if len(problems) < kept + max(num_prompts, 1):
+        beside = f" and task.num_sft={kept}" if kept else ""
         raise DataError(
-            f"task.num_{split}={num_prompts}, but {FILES[split]} has {len(problems)} problem(s); "
-            f"set task.num_{split} to {len(problems)} or fewer"
+            f"task.num_{split}={num_prompts}{beside}, but {FILES[split]} has {len(problems)} "
+            f"problem(s); set task.num_{split} to {max(len(problems) - kept, 0)} or fewer"
             if problems
             else f"{FILES[split]} has no problems and task.num_{split}={num_prompts}; add rows"
         )
-    chosen = _order(len(problems), split, config)[: num_prompts if num_prompts else None]
+    chosen = _order(len(problems), split, config)[kept:][: num_prompts if num_prompts else None]
     return [
         Prompt(
             prompt_id=f"{split}/{index}",

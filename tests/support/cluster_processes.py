@@ -37,6 +37,12 @@ time.sleep(10_000)
 """
 
 
+def listens(port: int) -> bool:
+    """Whether somebody accepts connections at a port of this machine."""
+    with socket.socket() as asked:
+        return asked.connect_ex(("127.0.0.1", port)) == 0
+
+
 def free_port() -> int:
     """A port of this machine that nothing listens on now."""
     with socket.socket() as asked:
@@ -144,8 +150,10 @@ class Head(Started):
         )
 
     def wait(self) -> Self:
-        """Until it is up."""
+        """Until it is up, its client server too, which comes last."""
         wait_until((self.folder / ADDRESS_FILE).is_file, START_DEADLINE_S, self)
+        port = int(self.client_address.rpartition(":")[2])
+        wait_until(lambda: listens(port), START_DEADLINE_S, self)
         return self
 
     def end(self) -> None:

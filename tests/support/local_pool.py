@@ -7,6 +7,7 @@ import pytest
 
 from es_align import pooling
 from workers.evaluator import Evaluator
+from workers.footprint import NO_FOOTPRINT, Footprint
 from workers.members import Members
 from workers.pool import Pool
 from workers.protocol import Chunk, ChunkResult, Move, Moved, WorkerInfo
@@ -38,8 +39,8 @@ class LocalPool(Pool):
     def store_mean(self) -> None:
         assert self.evaluator.store_mean() is None
 
-    def peak_rss_bytes(self) -> int:
-        return 0
+    def footprint(self) -> Footprint:
+        return NO_FOOTPRINT
 
 
 @contextmanager

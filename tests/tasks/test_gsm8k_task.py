@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from es_align.config import TaskConfig
 from es_align.task_checks import check_apart
 from es_align.tasks import make_heldout, make_task, rows
-from es_align.tasks.gsm8k import read_problems
+from es_align.tasks.gsm8k import read_problems, sft_prompts
 from kernels.errors import DataError
 
 
@@ -70,6 +70,28 @@ def test_shots_are_solved_problems_that_are_never_asked(folder):
     # What is asked does not depend on what is shown.
     for shown, bare in zip(everywhere, [*plain.train, *plain.heldout], strict=True):
         assert (shown.messages[0], shown.messages[-1]) == bare.messages
+
+
+def test_a_warm_starts_problems_are_never_asked(folder):
+    settings = {"num_train": 20, "num_heldout": 12}
+    plain, task = make(folder, num_train=26, num_heldout=12), make(folder, num_sft=6, **settings)
+    config = TaskConfig(name="gsm8k", path=str(folder), num_sft=6, **settings)
+    kept = sft_prompts(config)
+    assert [prompt.prompt_id for prompt in kept] == [f"sft/{index}" for index in range(6)]
+    # The order is the one without a warm start, cut in two.
+    both = [prompt.messages for prompt in [*kept, *task.train]]
+    assert both == [prompt.messages for prompt in plain.train]
+    assert kept[0].columns["reference"].startswith("Add.\n#### ")
+    assert task.heldout == plain.heldout
+
+
+def test_a_warm_start_needs_problems(folder):
+    with pytest.raises(DataError, match=r"task.num_train=20 and task.num_sft=11.*to 19 or fewer"):
+        make(folder, num_train=20, num_heldout=12, num_sft=11)
+    with pytest.raises(DataError, match=r"task.num_sft=0 keeps no problem"):
+        sft_prompts(TaskConfig(name="gsm8k", path=str(folder)))
+    with pytest.raises(DataError, match=r"task.num_sft=31"):
+        sft_prompts(TaskConfig(name="gsm8k", path=str(folder), num_sft=31, num_train=1))
 
 
 def test_heldout_prompts_alone_have_the_same_shots(folder):

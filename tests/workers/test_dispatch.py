@@ -9,6 +9,7 @@ import pytest
 from kernels.errors import ConfigError, WorkerError
 from workers.dispatch import DROPPED, Dispatcher
 from workers.fleet import Fleet
+from workers.footprint import NO_FOOTPRINT
 from workers.lives import FleetSettings, State
 from workers.protocol import Chunk, ChunkResult, Move, Sampling
 from workers.simulated_engine import EngineModel, MadeUpAnswers
@@ -270,11 +271,11 @@ def test_a_worker_too_slow_for_every_move_is_given_up() -> None:
 
 def test_a_worker_lost_with_what_a_run_can_do_without_ends_no_run() -> None:
     cluster = make_cluster([1.0], [Fault(AFTER_START_S, 0, FaultKind.KILLED)])
-    assert cluster.fleet.try_one("peak_rss_bytes", deadline_s=60) == 0
+    assert cluster.fleet.try_one("footprint", deadline_s=60) == NO_FOOTPRINT
     cluster.fleet.step(AFTER_START_S)
-    assert cluster.fleet.try_one("peak_rss_bytes", deadline_s=60) is None
+    assert cluster.fleet.try_one("footprint", deadline_s=60) is None
     assert cluster.told[0].startswith("worker 0 on machine-0: SimulatedDeath: its process is gone")
-    assert cluster.fleet.try_one("peak_rss_bytes", deadline_s=60) is None  # it is not back yet
+    assert cluster.fleet.try_one("footprint", deadline_s=60) is None  # it is not back yet
     assert len(cluster.dispatcher.evaluate(make_chunks(2))) == 2
 
 

@@ -1,0 +1,92 @@
+"""Held-out score of every arm against seconds, completions and tokens, and what memory it took.
+
+One colour an arm (Okabe and Ito 2008), GRPO dashed; seeds are averaged, the band is 95 %.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from es_align.compare.config import HeldoutScore
+from es_align.compare.curves import Axis, band
+from es_align.compare.jobs import Job
+from es_align.compare.records import Result
+from es_align.report.plots import BLUE, DPI, GREEN, GREY, ORANGE, SKY, STYLE
+
+COLOURS = (BLUE, ORANGE, GREEN, "#CC79A7", "#E69F00", SKY, "#000000")
+SECONDS_PER_MINUTE = 60
+GIB = 2**30
+
+
+class Line(NamedTuple):
+    """The results of one arm and one choice of its swept settings."""
+
+    label: str
+    kind: str
+    results: list[Result]
+
+
+def write_plots(done: Sequence[tuple[Job, Result]], folder: Path, score: HeldoutScore) -> Path:
+    """Draw comparison.png into a folder; returns its path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = _lines(done)
+    file = folder / "comparison.png"
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(11, 8), layout="constrained")
+        (time, completions), (tokens, memory) = figure.subplots(2, 2)
+        _curves(time, lines, score, lambda point: point.spent.seconds / SECONDS_PER_MINUTE)
+        time.set_xlabel("training (minutes)")
+        _curves(completions, lines, score, lambda point: point.spent.completions)
+        completions.set_xlabel("completions")
+        _curves(tokens, lines, score, lambda point: point.spent.tokens)
+        tokens.set_xlabel("generated tokens")
+        time.legend(loc="best")
+        _memory(memory, lines)
+        figure.savefig(file, dpi=DPI)
+    return file
+
+
+def _lines(done: Sequence[tuple[Job, Result]]) -> list[Line]:
+    found: dict[str, Line] = {}
+    for job, result in done:
+        chosen = [f"{key.rpartition('.')[2]} {value}" for key, value in job.choice.items()]
+        label = " ".join([job.arm, *chosen])
+        found.setdefault(label, Line(label, job.kind, [])).results.append(result)
+    return list(found.values())
+
+
+def _curves(axes: Axes, lines: Sequence[Line], score: HeldoutScore, axis: Axis) -> None:
+    for number, line in enumerate(lines):
+        colour, dashes = _look(number, line)
+        drawn = band(line.results, axis, score)
+        axes.fill_between(
+            drawn.x_X, 100 * drawn.low_X, 100 * drawn.high_X, color=colour, alpha=0.15, linewidth=0
+        )
+        axes.plot(drawn.x_X, 100 * drawn.mean_X, color=colour, linestyle=dashes, label=line.label)
+    axes.set_ylabel(f"held-out {score.replace('_', ' ')} (%)")
+    axes.set_ylim(bottom=0)
+    axes.set_xlim(left=0)
+
+
+def _memory(axes: Axes, lines: Sequence[Line]) -> None:
+    """Peak resident memory; the part that imports alone take is grey."""
+    for number, line in enumerate(lines):
+        colour, _ = _look(number, line)
+        peak = float(np.mean([result.footprint.peak_rss_bytes for result in line.results])) / GIB
+        imports = np.mean([result.footprint.imports_rss_bytes for result in line.results]) / GIB
+        axes.barh(number, imports, color=GREY, alpha=0.5)
+        axes.barh(number, peak - imports, left=imports, color=colour)
+        axes.text(peak, number, f" {peak:.1f}", va="center")
+    axes.set_yticks(range(len(lines)), [line.label for line in lines])
+    axes.invert_yaxis()
+    axes.margins(x=0.1)
+    axes.set_xlabel("peak memory (GiB), of it imports in grey")
+
+
+def _look(number: int, line: Line) -> tuple[str, str]:
+    return COLOURS[number % len(COLOURS)], "--" if line.kind == "grpo" else "-"

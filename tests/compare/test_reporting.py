@@ -1,0 +1,124 @@
+"""What a comparison says of jobs with known scores."""
+
+import json
+
+import numpy as np
+import pytest
+from comparisons import GIB, comparison, point, result
+
+from es_align.budget import NOTHING, Spent
+from es_align.compare.curves import band, paired_scores
+from es_align.compare.jobs import make_jobs
+from es_align.compare.records import (
+    Point,
+    Result,
+    Trained,
+    as_array,
+    as_optional,
+    best_step,
+)
+from es_align.compare.reporting import best_choices, compared, table, write_report
+
+
+@pytest.fixture
+def done():
+    """One seed of each arm; ES is better at its middle evaluation than at its end."""
+    es, grpo = make_jobs(comparison(), is_begun=False)
+    return [
+        (es, result([0, 0, 0, 1], [1, 1, 1, 1], [0, 1, 1, 1], peak=2)),
+        (grpo, result([0, 0, 0, 1], [0, 0, 1, 1], peak=6, kl=0.02)),
+    ]
+
+
+def test_the_best_is_the_earliest_of_equals_after_the_start():
+    assert best_step([point(0, [1, 1]), point(1, [0, 1]), point(2, [1, 0])]) == 1
+    nothing = Point(3, NOTHING, (None, None), (None, None))
+    assert best_step([point(0, [1, 1]), nothing, point(4, [0, 0])]) == 4
+
+
+def test_jobs_survive_their_files(tmp_path, done):
+    _, one = done[0]
+    one.write(tmp_path / "result.json")
+    assert Result.read(tmp_path / "result.json") == one
+    trained = Trained(((0, NOTHING), (2, Spent(1.5, 8, 30))), (), one.footprint, 3.0, 0.0)
+    trained.write(tmp_path / "trained.json")
+    assert Trained.read(tmp_path / "trained.json") == trained
+
+
+def test_missing_scores_are_nan_and_back():
+    assert as_optional(as_array((0.5, None, 1.0))) == (0.5, None, 1.0)
+    without_verdicts = Point(0, NOTHING, (0.5, 0.2), (None, None))
+    assert paired_scores(without_verdicts, "pass_rate").tolist() == [0.5, 0.2]
+    unscored = Point(0, NOTHING, (0.5, None), (1.0, None))
+    assert np.isnan(paired_scores(unscored, "pass_rate")).tolist() == [False, True]
+
+
+def test_arms_are_compared_by_the_score_that_is_asked_for(done):
+    report = compared(comparison(score="reward"), done)
+    assert report.arms[0].gain == 0.375  # rewards are half of what passes here
+    assert report.differences[0].best == 0.25
+    assert "| es | 0 | 12.5 % | 37.5 % | 50.0 % |" in table(report)
+
+
+def test_what_is_told_of_each_arm(done):
+    report = compared(comparison(), done)
+    es, grpo = report.arms
+    assert (es.before.pass_rate, es.best.pass_rate, es.final.pass_rate) == (0.25, 1.0, 0.75)
+    assert (es.best.step, es.best.seconds, es.train_s) == (1, 60.0, 120.0)
+    assert es.gain == 0.75
+    assert es.gain_ci95[0] <= 0.75 <= es.gain_ci95[1]
+    assert (es.completions, es.tokens, es.device_s) == (16, 200, 42.0)
+    assert (es.peak_rss_bytes, es.beyond_imports_bytes) == (2 * GIB, GIB)
+    assert grpo.beyond_imports_bytes == 5 * GIB
+    assert grpo.drift.kl_per_token == 0.02
+    (difference,) = report.differences
+    assert (difference.es, difference.grpo) == ("es", "grpo")
+    assert (difference.best, difference.final) == (0.5, 0.25)
+    assert difference.memory_ratio == pytest.approx(0.2)
+    lines = table(report).splitlines()
+    assert "| es | 0 | 25.0 % | 75.0 % | 100.0 % | +75.0 " in lines[2]
+    assert "25.0 to 50.0 %" in lines[2]
+    assert lines[-1].startswith("es less grpo: best +50.0 points")
+
+
+def test_an_arm_that_has_not_begun_is_compared_with_nothing(done):
+    report = compared(comparison(), done[:1])
+    assert ([arm.arm for arm in report.arms], report.differences) == (["es"], ())
+
+
+def test_a_sweep_is_represented_by_its_best_of_the_first_seed():
+    arms = {name: kept.model_dump() for name, kept in comparison().arms.items()}
+    arms["grpo"]["sweep"] = {"learning_rate": [1e-5, 1e-4]}
+    config = comparison(arms=arms, seeds=[0, 1])
+    jobs = {job.name: job for job in make_jobs(config, is_begun=False)}
+    done = [
+        (jobs["es,seed=0"], result([0, 1], [1, 1])),
+        (jobs["es,seed=1"], result([0, 1], [0, 1])),
+        (jobs["grpo,learning_rate=1e-05,seed=0"], result([0, 1], [0, 0])),
+        (jobs["grpo,learning_rate=0.0001,seed=0"], result([0, 1], [0, 1])),
+        (jobs["grpo,learning_rate=0.0001,seed=1"], result([0, 1], [1, 1])),
+    ]
+    best = best_choices(done)
+    assert best["grpo"] == {0: done[3][1], 1: done[4][1]}
+    (difference,) = compared(config, done).differences
+    assert difference.num_seeds == 2
+    assert difference.best == pytest.approx(0.0)  # +.5 on one seed, -.5 on the other
+
+
+def test_curves_are_straight_between_evaluations_and_end_with_the_shortest():
+    one = result([0, 0], [1, 0], seconds=10.0)
+    other = result([0, 0], [1, 1], seconds=20.0)
+    drawn = band([one, other], lambda at: at.spent.seconds, "pass_rate")
+    assert drawn.x_X[-1] == 10.0
+    assert drawn.mean_X[0] == 0.0
+    assert drawn.mean_X[-1] == pytest.approx((0.5 + 0.5) / 2)  # the other is half way
+    assert (drawn.low_X <= drawn.mean_X).all() and (drawn.mean_X <= drawn.high_X).all()
+
+
+def test_the_report_is_three_kinds_of_files(done, tmp_path):
+    write_report(compared(comparison(), done), done, tmp_path)
+    tree = json.loads((tmp_path / "comparison.json").read_text())
+    assert [arm["arm"] for arm in tree["arms"]] == ["es", "grpo"]
+    assert tree["arms"][0]["curve"][1]["completions"] == 8
+    assert (tmp_path / "comparison.md").read_text().startswith("| arm | seed |")
+    assert (tmp_path / "plots" / "comparison.png").stat().st_size > 10_000
