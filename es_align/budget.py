@@ -57,10 +57,7 @@ def spent_in(rows: Iterable[Mapping[str, object]]) -> Spent:
 
 def is_spent(budget: BudgetConfig, spent: Spent) -> bool:
     """Whether one of the limits is reached."""
-    limits = (budget.seconds, budget.completions, budget.tokens)
-    return any(
-        limit is not None and used >= limit for limit, used in zip(limits, spent, strict=True)
-    )
+    return share_spent(budget, spent) >= 1
 
 
 def share_spent(budget: BudgetConfig, spent: Spent) -> float:

@@ -15,12 +15,10 @@ import typer
 
 from es_align.cli_bench import bench
 from es_align.cli_compare import compare, sft
-from es_align.cli_options import Address, AsJson, Generation, Overrides, Run
+from es_align.cli_options import INTERRUPTED, Address, AsJson, Generation, Overrides, Run
 from es_align.cli_plan import plan
 from es_align.cli_top import top
 from es_align.shadowing import foreign_kernels, shadowing_kernels
-
-INTERRUPTED = 130
 
 app = typer.Typer(
     name="es-align",

@@ -7,9 +7,7 @@ from typing import Annotated
 
 import typer
 
-from es_align.cli_options import AsJson, Overrides
-
-INTERRUPTED = 130
+from es_align.cli_options import INTERRUPTED, AsJson, Overrides
 
 
 def compare(
@@ -33,7 +31,7 @@ def compare(
         from es_align.compare.reporting import table
         from es_align.compare.running import compare as run_comparison
 
-        folder = out or settings.default_out(config)
+        folder = _folder(out, settings.out, config)
         try:
             result = run_comparison(
                 settings, folder, resume=resume, say=lambda line: typer.echo(line, err=as_json)
@@ -69,6 +67,10 @@ def sft(
         from es_align.compare.sft import train_sft
 
         quiet_libraries()
-        folder = out or Path(settings.out or f"runs/{config.stem}")
+        folder = _folder(out, settings.out, config)
         result = train_sft(settings, folder, lambda line: typer.echo(line, err=as_json))
         write_result(result, stream, as_json=as_json)
+
+
+def _folder(asked: Path | None, configured: str | None, config: Path) -> Path:
+    return asked or Path(configured or f"runs/{config.stem}")

@@ -12,7 +12,10 @@ BasisKind = Literal["weight", "activations", "quantisation_error", "random", "ad
 Schedule = Literal["constant", "linear", "cosine", "exponential"]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
+LayerNames = Annotated[tuple[str, ...], Field(min_length=1)]
 
+ATTENTION_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj")
+LINEAR_LAYERS = (*ATTENTION_LAYERS, "gate_proj", "up_proj", "down_proj")
 SEEDED_SPACES = ("core", "lora", "weights")  # members are seeds, and workers hold the mean
 
 
@@ -57,15 +60,7 @@ class SpaceConfig(Section):
     first (ESSA's alpha)."""
     adapter: str | None = None
     """Folder of a PEFT LoRA (basis adapter)."""
-    targets: Annotated[tuple[str, ...], Field(min_length=1)] = (
-        "q_proj",
-        "k_proj",
-        "v_proj",
-        "o_proj",
-        "gate_proj",
-        "up_proj",
-        "down_proj",
-    )
+    targets: LayerNames = LINEAR_LAYERS
     """Last part of the names of the linear layers that are perturbed; with basis adapter all that
     the adapter has. vLLM takes q, k and v only together, and so gate and up."""
 

@@ -4,14 +4,13 @@
 An arm of kind `es` adds settings of a run; one of kind `grpo` has TRL's, under TRL's names.
 """
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue, model_validator
 
 from es_align.budget import BudgetConfig
 from es_align.config import TaskConfig
-from es_align.config_search import Count, Positive, Section
+from es_align.config_search import LINEAR_LAYERS, Count, LayerNames, Positive, Section
 
 # Settings of a run that make up the question; an arm answers it, and may not put another one.
 QUESTION = ("model", "task", "reward", "max_new_tokens")
@@ -20,16 +19,30 @@ HeldoutScore = Literal["pass_rate", "reward"]
 OWN = ("seed", "budget", "run_dir", "mirror")  # that a comparison sets itself
 
 
-class GrpoSettings(Section):
-    """A GRPO arm, by TRL's GRPOTrainer as it is; names and meanings are TRL's."""
+class LoraSettings(Section):
+    """What TRL trains a LoRA with, whatever its loss; names are TRL's and PEFT's."""
+
+    lora_r: Count = 16
+    lora_alpha: Count = 32
+    target_modules: LayerNames = LINEAR_LAYERS
+    micro_batch: Count | None = None
+    """Of a step, so many in one forward and backward pass, `per_device_train_batch_size`; none: the
+    whole step. Must divide it."""
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    """Of the weights and of the arithmetic; the LoRA is in float32 with either."""
+    gradient_checkpointing: bool = True
+    """Less memory for a second forward pass, TRL's default."""
+
+
+class GrpoSettings(LoraSettings):
+    """A GRPO arm, by TRL's GRPOTrainer as it is; names and meanings are TRL's. With
+    `start` rank, alpha and modules are the adapter's own.
+    """
 
     learning_rate: Positive = 1e-5
     num_generations: Annotated[int, Field(ge=2)] = 8
     """Completions of each prompt in a step, which are compared with each other."""
     prompts_per_step: Count = 4
-    micro_batch: Count | None = None
-    """Completions in one forward and backward pass, `per_device_train_batch_size`; none: the whole
-    step. Must divide it."""
     temperature: Positive = 1.0
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     beta: Annotated[float, Field(ge=0)] = 0.0
@@ -43,22 +56,6 @@ class GrpoSettings(Section):
     """The learning rate is constant after them, since a budget may end a run at any step."""
     max_grad_norm: Positive = 1.0
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    lora_r: Count = 16
-    lora_alpha: Count = 32
-    """Of a fresh LoRA; with `start` the adapter's own hold."""
-    target_modules: Annotated[tuple[str, ...], Field(min_length=1)] = (
-        "q_proj",
-        "k_proj",
-        "v_proj",
-        "o_proj",
-        "gate_proj",
-        "up_proj",
-        "down_proj",
-    )
-    dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    """Of the weights and of the arithmetic; the LoRA is in float32 with either."""
-    gradient_checkpointing: bool = True
-    """Less memory for a second forward pass, TRL's default."""
     use_vllm: bool | None = None
     """Generation by vLLM, in the same process; none: on GPUs."""
     vllm_gpu_memory_utilization: Annotated[float, Field(gt=0, lt=1)] = 0.3
@@ -129,10 +126,6 @@ class CompareConfig(Section):
                     "a folder's"
                 )
         return self
-
-    def default_out(self, path: Path) -> Path:
-        """`out`, or runs/<config name>."""
-        return Path(self.out) if self.out is not None else Path("runs") / path.stem
 
 
 NAME_LETTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_")

@@ -14,9 +14,8 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import PeftModel, get_peft_model
 from transformers import (
-    AutoModelForCausalLM,
     AutoTokenizer,
     PreTrainedTokenizerBase,
     TrainerCallback,
@@ -30,6 +29,7 @@ from trl.trainer.grpo_trainer import GRPOTrainer
 from es_align.budget import BudgetConfig, Spent, is_spent
 from es_align.compare.config import GrpoSettings
 from es_align.compare.jobs import Job
+from es_align.compare.lora import base_model, fresh_lora, trainer_arguments
 from es_align.compare.records import START, Trained, adapter_folder
 from es_align.errors import ConfigError, WorkerError
 from es_align.models import resolve_model
@@ -94,7 +94,6 @@ class Counts:
     def __init__(self, task: Task, scorer: Scorer) -> None:
         self.completions = 0
         self.tokens = 0
-        self.unscored = 0
         self._task = task
         self._scorer = scorer
 
@@ -114,7 +113,6 @@ class Counts:
         scores = self._scorer.score(items)
         self.completions += len(items)
         self.tokens += sum(map(len, completion_ids))
-        self.unscored += sum(score.reward is None for score in scores)
         return [score.reward for score in scores]
 
 
@@ -132,7 +130,6 @@ class Progress(TrainerCallback):
         self.saved: list[tuple[int, Spent]] = [START]
         self._seconds = 0.0
         self._began = 0.0
-        self._rewards = float("nan")
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -209,16 +206,10 @@ def _dataset(prompts: Sequence[Prompt]) -> Dataset:
 
 
 def _model(path: Path, grpo: GrpoSettings, start: str | None) -> PeftModel:
-    model = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, grpo.dtype))
+    model = base_model(path, grpo)
     if start is not None:
         return PeftModel.from_pretrained(model, start, is_trainable=True)
-    lora = LoraConfig(
-        r=grpo.lora_r,
-        lora_alpha=grpo.lora_alpha,
-        target_modules=list(grpo.target_modules),
-        task_type="CAUSAL_LM",
-    )
-    made = get_peft_model(model, lora)
+    made = get_peft_model(model, fresh_lora(grpo))
     assert isinstance(made, PeftModel)
     return made
 
@@ -226,19 +217,12 @@ def _model(path: Path, grpo: GrpoSettings, start: str | None) -> PeftModel:
 def _arguments(job: Job, folder: Path) -> GRPOConfig:
     grpo, config = job.grpo, job.config
     assert grpo is not None
-    step = grpo.completions_per_step
-    micro_batch = step if grpo.micro_batch is None else grpo.micro_batch
-    has_gpu = torch.cuda.is_available()
     return GRPOConfig(
-        output_dir=str(folder / "trainer"),
-        seed=job.seed,
-        data_seed=job.seed,
+        **trainer_arguments(grpo, folder, job.seed, grpo.completions_per_step),
         learning_rate=grpo.learning_rate,
         lr_scheduler_type="constant_with_warmup",
         warmup_steps=grpo.warmup_steps,
         max_steps=ENDLESS,
-        per_device_train_batch_size=micro_batch,
-        gradient_accumulation_steps=step // micro_batch,
         num_generations=grpo.num_generations,
         max_completion_length=config.max_new_tokens,
         temperature=grpo.temperature,
@@ -251,14 +235,6 @@ def _arguments(job: Job, folder: Path) -> GRPOConfig:
         mask_truncated_completions=grpo.mask_truncated_completions,
         max_grad_norm=grpo.max_grad_norm,
         weight_decay=grpo.weight_decay,
-        gradient_checkpointing=grpo.gradient_checkpointing,
-        bf16=grpo.dtype == "bfloat16",
-        use_cpu=not has_gpu,
-        use_vllm=has_gpu if grpo.use_vllm is None else grpo.use_vllm,
+        use_vllm=torch.cuda.is_available() if grpo.use_vllm is None else grpo.use_vllm,
         vllm_gpu_memory_utilization=grpo.vllm_gpu_memory_utilization,
-        save_strategy="no",
-        logging_steps=1,
-        report_to=[],
-        disable_tqdm=True,
-        dataloader_pin_memory=has_gpu,
     )

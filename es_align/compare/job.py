@@ -1,13 +1,14 @@
 """The process of one job: `python -m es_align.compare.job train|measure FOLDER`.
 
 Training and measuring are processes of their own, so that neither one's memory is counted as the
-other's. The folder holds job.json and compare.json; train leaves trained.json, measure result.json.
+other's. The folder holds job.json and drift.json; train leaves trained.json, measure result.json.
 """
 
 import signal
 import sys
 from pathlib import Path
 
+from es_align.cli_options import INTERRUPTED
 from es_align.compare.config import DriftConfig
 from es_align.compare.jobs import Job
 from es_align.compare.records import Trained
@@ -61,7 +62,7 @@ def main() -> None:
         print_error(str(error))
         sys.exit(2)
     except KeyboardInterrupt:
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
 
 
 if __name__ == "__main__":

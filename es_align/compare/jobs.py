@@ -48,8 +48,12 @@ class Job:
     @property
     def name(self) -> str:
         """Of its folder, and to people: arm, swept settings, seed."""
-        chosen = [f"{key.rpartition('.')[2]}={_plain(value)}" for key, value in self.choice.items()]
-        return ",".join([self.arm, *chosen, f"seed={self.seed}"])
+        return ",".join([self.arm, *_chosen(self.choice, "="), f"seed={self.seed}"])
+
+    @property
+    def label(self) -> str:
+        """Of its arm and swept settings, in tables and plots."""
+        return " ".join([self.arm, *_chosen(self.choice, " ")])
 
     def to_json(self) -> str:
         """For the process that runs it."""
@@ -137,11 +141,11 @@ def _job(compare: CompareConfig, name: str, choice: Mapping[str, JsonValue], see
     own: dict[str, JsonValue] = {"seed": seed, "budget": compare.budget.model_dump(mode="json")}
     if arm.kind == "grpo":
         grpo = validated(GrpoSettings, settings, f"{where}.settings")
-        tree = _with(compare.shared, own, "shared") | {"precision": "bf16"}
+        tree = _with(compare.shared, own) | {"precision": "bf16"}
         config = validated(Config, tree, "shared")
         return Job(name, choice, seed, config, grpo, compare.start)
     _refuse_own_question(settings, where)
-    tree = _with(compare.shared, settings, where) | own
+    tree = _with(compare.shared, settings) | own
     if compare.start is not None:
         _start_from(tree, compare.start, where)
     config = validated(Config, tree, f"shared and {where}.settings")
@@ -214,16 +218,18 @@ def _check_budget(compare: CompareConfig, job: Job) -> None:
         )
 
 
-def _with(
-    base: Mapping[str, JsonValue], over: Mapping[str, JsonValue], where: str
-) -> dict[str, JsonValue]:
+def _with(base: Mapping[str, JsonValue], over: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
     """Settings laid over others, section by section."""
     tree = dict(base)
     for key, value in over.items():
         below = tree.get(key)
         both_are_sections = isinstance(below, dict) and isinstance(value, dict)
-        tree[key] = _with(below, value, where) if both_are_sections else value  # type: ignore[arg-type]
+        tree[key] = _with(below, value) if both_are_sections else value  # type: ignore[arg-type]
     return tree
+
+
+def _chosen(choice: Mapping[str, JsonValue], between: str) -> list[str]:
+    return [f"{key.rpartition('.')[2]}{between}{_plain(value)}" for key, value in choice.items()]
 
 
 def _plain(value: JsonValue) -> str:

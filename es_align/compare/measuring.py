@@ -27,7 +27,6 @@ from es_align.compare.records import (
 from es_align.config import Config, TaskConfig, heldout_new_tokens, heldout_task, usual_new_tokens
 from es_align.evaluating import evaluate_prompts
 from es_align.models import resolve_model
-from es_align.results import EvalResult
 from es_align.run_folder import RunFolder
 
 MODEL_SETTINGS = ("members_per_chunk", "smallest_chunk", "drop_slowest", "count", "min_count")
@@ -95,7 +94,6 @@ def _drift(job: Job, folder: Path, best: int, drift: DriftConfig) -> Drift:
 
 def _score(model: Model, task: str, settings: list[str]) -> float | None:
     """The pass rate, or the mean reward of a task without a verdict."""
-    result: EvalResult
     result, _ = evaluate_prompts(
         model.target,
         task=task,

@@ -16,10 +16,18 @@ from es_align.compare.config import HeldoutScore
 from es_align.compare.curves import Axis, band
 from es_align.compare.jobs import Job
 from es_align.compare.records import Result
-from es_align.report.plots import BLUE, DPI, GREEN, GREY, ORANGE, SKY, STYLE
+from es_align.report.plots import (
+    BLUE,
+    DPI,
+    GREEN,
+    GREY,
+    ORANGE,
+    SECONDS_PER_MINUTE,
+    SKY,
+    STYLE,
+)
 
 COLOURS = (BLUE, ORANGE, GREEN, "#CC79A7", "#E69F00", SKY, "#000000")
-SECONDS_PER_MINUTE = 60
 GIB = 2**30
 
 
@@ -54,9 +62,7 @@ def write_plots(done: Sequence[tuple[Job, Result]], folder: Path, score: Heldout
 def _lines(done: Sequence[tuple[Job, Result]]) -> list[Line]:
     found: dict[str, Line] = {}
     for job, result in done:
-        chosen = [f"{key.rpartition('.')[2]} {value}" for key, value in job.choice.items()]
-        label = " ".join([job.arm, *chosen])
-        found.setdefault(label, Line(label, job.kind, [])).results.append(result)
+        found.setdefault(job.label, Line(job.label, job.kind, [])).results.append(result)
     return list(found.values())
 
 

@@ -15,12 +15,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+from pydantic import JsonValue
 
 from es_align.bootstrap import paired_gain
 from es_align.compare.config import CompareConfig, HeldoutScore
 from es_align.compare.curves import paired_scores
 from es_align.compare.jobs import Job
-from es_align.compare.plots import write_plots
+from es_align.compare.plots import GIB, write_plots
 from es_align.compare.records import Drift, Point, Result
 from es_align.sealed import replace_file
 from es_align.session import versions
@@ -28,7 +29,6 @@ from es_align.terminal import to_json
 from kernels.processor import read_processor
 
 JSON_FILE, TABLE_FILE, PLOTS = "comparison.json", "comparison.md", "plots"
-GIB = 2**30
 BOOTSTRAP_SAMPLES = 10_000
 
 Done = Sequence[tuple[Job, Result]]
@@ -51,6 +51,7 @@ class JobReport:
     """One arm with one seed."""
 
     name: str
+    label: str
     arm: str
     kind: str
     seed: int
@@ -156,11 +157,10 @@ def table(comparison: Comparison) -> str:
 
 
 def _row(job: JobReport, score: HeldoutScore) -> tuple[str, ...]:
-    chosen = [f"{key.rpartition('.')[2]} {value:g}" for key, value in job.choice.items()]
     drift = job.drift
     before, after = drift.untouched_before, drift.untouched_after
     return (
-        " ".join([job.arm, *chosen]),
+        job.label,
         str(job.seed),
         f"{100 * _headline(job.before, score):.1f} %",
         f"{100 * _headline(job.final, score):.1f} %",
@@ -187,6 +187,7 @@ def _job(job: Job, result: Result, score: HeldoutScore) -> JobReport:
     taken, spent = result.footprint, result.last.spent
     return JobReport(
         name=job.name,
+        label=job.label,
         arm=job.arm,
         kind=job.kind,
         seed=job.seed,
@@ -238,6 +239,11 @@ def _differences(config: CompareConfig, done: Done) -> Iterator[Difference]:
             )
 
 
+def best_choice(tried: Done) -> Mapping[str, JsonValue]:
+    """The swept settings whose best held-out reward is highest, the first of equals."""
+    return max(tried, key=lambda pair: np.nan_to_num(pair[1].best.reward, nan=-np.inf))[0].choice
+
+
 def best_choices(done: Done) -> dict[str, dict[int, Result]]:
     """Of each arm by seed, the results of the swept settings that went on to every seed."""
     found: dict[str, dict[int, Result]] = {}
@@ -245,7 +251,7 @@ def best_choices(done: Done) -> dict[str, dict[int, Result]]:
         of_arm = [(job, result) for job, result in done if job.arm == arm]
         first = of_arm[0][0].seed
         tried = [(job, result) for job, result in of_arm if job.seed == first]
-        choice = max(tried, key=lambda pair: pair[1].best.reward)[0].choice
+        choice = best_choice(tried)
         found[arm] = {job.seed: result for job, result in of_arm if job.choice == choice}
     return found
 

@@ -13,14 +13,12 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
-
 from es_align.compare.config import CompareConfig
 from es_align.compare.job import DRIFT, JOB, RESULT, TRAINED
 from es_align.compare.jobs import Job, choices, make_jobs
 from es_align.compare.packages import check_trl
 from es_align.compare.records import Result
-from es_align.compare.reporting import Comparison, compared, write_report
+from es_align.compare.reporting import Comparison, best_choice, compared, write_report
 from es_align.config_loading import validated
 from es_align.errors import RunFolderError, WorkerError
 from es_align.sealed import replace_file
@@ -68,16 +66,12 @@ def _finished(
             if job.seed == first:
                 tried.append((job, _run(job, folder, config, say)))
                 yield tried[-1]
-        best = max(tried, key=lambda pair: _rank(pair[1]))[0].choice
+        best = best_choice(tried)
         if len(choices(arm)) > 1:
             say(f"{name}: best on seed {first} with {best}")
         for job in of_arm:
             if job.seed in later and job.choice == best:
                 yield job, _run(job, folder, config, say)
-
-
-def _rank(result: Result) -> float:
-    return float(np.nan_to_num(result.best.reward, nan=-np.inf))
 
 
 def _open(folder: Path, config: CompareConfig, *, is_resumed: bool) -> None:

@@ -10,11 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from datasets import Dataset
-from peft import LoraConfig
 from transformers import (
-    AutoModelForCausalLM,
     AutoTokenizer,
     TrainerCallback,
     TrainerControl,
@@ -24,12 +21,11 @@ from transformers import (
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
+from es_align.compare.lora import base_model, fresh_lora, trainer_arguments
 from es_align.compare.sft_config import SftConfig
 from es_align.errors import RunFolderError
 from es_align.models import find_model, resolve_model
 from es_align.tasks.gsm8k import sft_prompts
-
-TRAINER = "trainer"  # TRL's own files, beside the adapter
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,16 +60,11 @@ def train_sft(config: SftConfig, out: Path, say: Callable[[str], None]) -> SftRe
         for prompt in prompts
     ]
     trainer = SFTTrainer(
-        model=AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, config.dtype)),
+        model=base_model(path, config),
         args=_arguments(config, out),
         train_dataset=Dataset.from_list(rows),
         processing_class=AutoTokenizer.from_pretrained(path),
-        peft_config=LoraConfig(
-            r=config.lora_r,
-            lora_alpha=config.lora_alpha,
-            target_modules=list(config.target_modules),
-            task_type="CAUSAL_LM",
-        ),
+        peft_config=fresh_lora(config),
         callbacks=[_Told(say)],
     )
     done = trainer.train()
@@ -110,24 +101,10 @@ class _Told(TrainerCallback):
 
 
 def _arguments(config: SftConfig, out: Path) -> SFTConfig:
-    micro_batch = config.batch_size if config.micro_batch is None else config.micro_batch
-    has_gpu = torch.cuda.is_available()
     return SFTConfig(
-        output_dir=str(out / TRAINER),
-        seed=config.seed,
-        data_seed=config.seed,
+        **trainer_arguments(config, out, config.seed, config.batch_size),
         learning_rate=config.learning_rate,
         num_train_epochs=config.num_train_epochs,
         max_steps=-1 if config.max_steps is None else config.max_steps,
-        per_device_train_batch_size=micro_batch,
-        gradient_accumulation_steps=config.batch_size // micro_batch,
         max_length=config.max_length,
-        gradient_checkpointing=config.gradient_checkpointing,
-        bf16=config.dtype == "bfloat16",
-        use_cpu=not has_gpu,
-        save_strategy="no",
-        logging_steps=1,
-        report_to=[],
-        disable_tqdm=True,
-        dataloader_pin_memory=has_gpu,
     )

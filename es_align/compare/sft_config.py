@@ -1,29 +1,23 @@
 """The configuration of a warm start."""
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field, model_validator
 
+from es_align.compare.config import LoraSettings
 from es_align.config import TaskConfig
-from es_align.config_search import Count, Positive, Section
+from es_align.config_search import ATTENTION_LAYERS, Count, LayerNames, Positive
 
 
-class SftConfig(Section):
-    """A LoRA on a task's solved problems, by TRL's SFTTrainer; names are TRL's and PEFT's."""
+class SftConfig(LoraSettings):
+    """A LoRA on a task's solved problems, by TRL's SFTTrainer; names are TRL's."""
 
     model: str = "smollm2-135m-instruct"
     """Hub id, directory, or a bundled name."""
     task: TaskConfig
     """gsm8k with num_sft: what is learned here, no run of these settings asks."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
-    lora_r: Count = 16
-    lora_alpha: Count = 32
-    target_modules: Annotated[tuple[str, ...], Field(min_length=1)] = (
-        "q_proj",
-        "k_proj",
-        "v_proj",
-        "o_proj",
-    )
+    target_modules: LayerNames = ATTENTION_LAYERS
     """ESSA's: the attention's projections."""
     learning_rate: Positive = 2e-4
     num_train_epochs: Positive = 1.0
@@ -31,12 +25,8 @@ class SftConfig(Section):
     """Steps, in place of epochs."""
     batch_size: Count = 16
     """Problems in a step."""
-    micro_batch: Count | None = None
-    """Problems in one pass; none: all of a step. Must divide batch_size."""
     max_length: Count = 1024
     """Tokens of a problem with its solution; longer ones are cut."""
-    dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    gradient_checkpointing: bool = True
     out: str | None = None
     """Folder of the adapter; none: runs/<config name>."""
 

@@ -105,6 +105,15 @@ def test_a_sweep_is_represented_by_its_best_of_the_first_seed():
     assert difference.best == pytest.approx(0.0)  # +.5 on one seed, -.5 on the other
 
 
+def test_a_sweep_over_names_has_labels_too():
+    arms = {name: kept.model_dump() for name, kept in comparison().arms.items()}
+    arms["grpo"]["sweep"] = {"loss_type": ["grpo", "dapo"], "beta": [0.001]}
+    config = comparison(arms=arms)
+    done = [(job, result([0, 1], [1, 1])) for job in make_jobs(config, is_begun=False)]
+    assert done[1][0].name == "grpo,loss_type=grpo,beta=0.001,seed=0"
+    assert "| grpo loss_type dapo beta 0.001 | 0 |" in table(compared(config, done))
+
+
 def test_curves_are_straight_between_evaluations_and_end_with_the_shortest():
     one = result([0, 0], [1, 0], seconds=10.0)
     other = result([0, 0], [1, 1], seconds=20.0)
