@@ -17,7 +17,10 @@ def compare(
         Path | None, typer.Option(help="Folder to write. Default: runs/<config name>.")
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on; arms that are done stay as they are.")
+        bool,
+        typer.Option(
+            "--resume", help="Go on, also with arms or seeds added; what is done stays as it is."
+        ),
     ] = False,
     as_json: AsJson = False,
 ) -> None:

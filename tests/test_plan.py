@@ -306,7 +306,7 @@ def test_an_arm_of_a_comparison_is_planned_like_a_run(repository: Path) -> None:
     command = [sys.executable, "-m", "es_align", "plan", config, "--arm", "es-int8", "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=repository)
     found = json.loads(done.stdout.splitlines()[-1])
-    assert (found["precision"], found["workers"], found["completions"]) == ("int8", 2, 256)
+    assert (found["precision"], found["workers"], found["completions"]) == ("int8", 1, 256)
 
 
 def test_neither_torch_nor_ray_is_imported(repository: Path) -> None:

@@ -26,6 +26,7 @@ from es_align.sealed import replace_file
 CONFIG = "compare.json"
 LOG = "log.txt"
 TOLD = re.compile(r"(gen|step) +[0-9]")  # lines of a job's log that are shown as they come
+GROWING = ("arms", "seeds", "out")  # settings that a resume may have changed
 LAST_LINES = 3  # of the log of a job that failed
 
 Say = Callable[[str], None]
@@ -36,7 +37,7 @@ def compare(
     config: CompareConfig, out: str | Path, *, resume: bool = False, say: Say = lambda line: None
 ) -> Comparison:
     """Run every arm, or with `resume` those that are not done; the report in `out` is written
-    anew after each.
+    anew after each. A resume may bring new arms, swept values and seeds.
 
     Raises ConfigError, ModelError or DataError for what cannot run before anything does,
     RunFolderError for a folder that holds another comparison, WorkerError for an arm that failed,
@@ -46,7 +47,7 @@ def compare(
     jobs = make_jobs(config, is_begun=resume)
     if any(job.grpo is not None for job in jobs):
         check_trl()
-    _open(folder, config, is_resumed=resume)
+    _open(folder, config, jobs, is_resumed=resume)
     done: Done = []
     for finished in _finished(config, jobs, folder, say):
         done.append(finished)
@@ -74,7 +75,7 @@ def _finished(
                 yield job, _run(job, folder, config, say)
 
 
-def _open(folder: Path, config: CompareConfig, *, is_resumed: bool) -> None:
+def _open(folder: Path, config: CompareConfig, jobs: Sequence[Job], *, is_resumed: bool) -> None:
     file, text = folder / CONFIG, config.model_dump_json(indent=2) + "\n"
     if not is_resumed:
         if folder.exists() and any(folder.iterdir()):
@@ -87,21 +88,30 @@ def _open(folder: Path, config: CompareConfig, *, is_resumed: bool) -> None:
     if not file.is_file():
         raise RunFolderError(f"{folder} holds no comparison; leave --resume out to begin one")
     kept = validated(CompareConfig, json.loads(file.read_text(encoding="utf-8")), str(file))
-    if kept != config:
-        changed = [name for name in CompareConfig.model_fields if _differs(kept, config, name)]
+    lasting = [name for name in CompareConfig.model_fields if name not in GROWING]
+    changed = [name for name in lasting if getattr(kept, name) != getattr(config, name)]
+    changed = changed or [job.name for job in jobs if _is_another(job, folder)]
+    if changed:
         raise RunFolderError(
             f"{folder} was begun with other settings ({', '.join(changed)}); use those in {file}, "
-            "or name another --out"
+            "give a changed arm a name of its own, or name another --out"
         )
+    replace_file(file, text.encode())
 
 
-def _differs(one: CompareConfig, other: CompareConfig, name: str) -> bool:
-    return getattr(one, name) != getattr(other, name)
+def _is_another(job: Job, out: Path) -> bool:
+    """Whether another job was begun under this one's name."""
+    file = _folder_of(job, out) / JOB
+    return file.is_file() and Job.from_json(file.read_text(encoding="utf-8")) != job
+
+
+def _folder_of(job: Job, out: Path) -> Path:
+    return out / "jobs" / job.name
 
 
 def _run(job: Job, out: Path, config: CompareConfig, say: Say) -> Result:
     """Train and measure, each unless that is done; a job that was broken off begins anew."""
-    folder = out / "jobs" / job.name
+    folder = _folder_of(job, out)
     result, trained = folder / RESULT, folder / TRAINED
     if result.is_file():
         say(f"{job.name}: done before")

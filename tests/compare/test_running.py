@@ -76,6 +76,30 @@ def test_a_trained_job_is_not_trained_again(calls, tmp_path):
     assert made == [("measure", "es,seed=0")]
 
 
+def test_a_resume_takes_what_was_added(calls, tmp_path):
+    made, _ = calls
+    running.compare(comparison(), tmp_path / "out")
+    arms = {name: kept.model_dump() for name, kept in comparison().arms.items()}
+    arms["more"] = {"kind": "es", "settings": {**arms["es"]["settings"], "population": 8}}
+    made.clear()
+    report = running.compare(comparison(arms=arms, seeds=[0, 1]), tmp_path / "out", resume=True)
+    trained = [name for what, name in made if what == "train"]
+    assert trained == ["es,seed=1", "grpo,seed=1", "more,seed=0", "more,seed=1"]
+    assert [job.name for job in report.arms if job.seed == 0] == [
+        "es,seed=0",
+        "grpo,seed=0",
+        "more,seed=0",
+    ]
+
+
+def test_a_resume_refuses_a_changed_arm(calls, tmp_path):
+    running.compare(comparison(), tmp_path / "out")
+    arms = {name: kept.model_dump() for name, kept in comparison().arms.items()}
+    arms["es"]["settings"]["population"] = 8
+    with pytest.raises(RunFolderError, match=r"settings \(es,seed=0\).*a name of its own"):
+        running.compare(comparison(arms=arms), tmp_path / "out", resume=True)
+
+
 def test_folders_of_others_are_refused(calls, tmp_path):
     running.compare(comparison(), tmp_path / "out")
     with pytest.raises(RunFolderError, match="is not empty; go on with --resume"):
