@@ -129,11 +129,12 @@ def best_of(evaluations: Sequence[Evaluation]) -> Evaluation:
     where none has one.
     """
 
-    def rank(evaluation: Evaluation) -> tuple[float, int]:
-        reward = evaluation.reward
-        return reward if np.isfinite(reward) else -np.inf, -evaluation.generation
+    return max(evaluations, key=lambda e: (or_least(e.reward), -e.generation))
 
-    return max(evaluations, key=rank)
+
+def or_least(reward: float) -> float:
+    """A reward to rank by: one that is missing (NaN) is below all others."""
+    return reward if np.isfinite(reward) else -np.inf
 
 
 def _mean(values: np.ndarray) -> float:

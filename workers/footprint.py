@@ -18,6 +18,11 @@ class Footprint(NamedTuple):
     cpu_s: float  # of all its threads, user and system
     peak_gpu_bytes: int  # that torch held of GPUs; 0 without one
 
+    @property
+    def beyond_imports_bytes(self) -> int:
+        """What was held at the peak beside the imports."""
+        return self.peak_rss_bytes - self.imports_rss_bytes
+
 
 NO_FOOTPRINT = Footprint(0, 0, 0.0, 0)
 

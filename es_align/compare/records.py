@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from es_align.budget import NOTHING, Spent
+from es_align.evaluation import or_least
 from es_align.sealed import replace_file
 from workers.footprint import Footprint
 
@@ -34,7 +35,16 @@ class Point:
 
 
 @dataclass(frozen=True, slots=True)
-class Trained:
+class Record:
+    """What is kept in a file of its own."""
+
+    def write(self, file: Path) -> None:
+        """As JSON."""
+        replace_file(file, (json.dumps(asdict(self)) + "\n").encode())
+
+
+@dataclass(frozen=True, slots=True)
+class Trained(Record):
     """A job whose training is over."""
 
     steps: tuple[tuple[int, Spent], ...]  # of each evaluation
@@ -42,10 +52,6 @@ class Trained:
     footprint: Footprint
     wall_s: float  # with loading, evaluation and all
     num_gpus: float
-
-    def write(self, file: Path) -> None:
-        """As JSON."""
-        replace_file(file, (json.dumps(asdict(self)) + "\n").encode())
 
     @classmethod
     def read(cls, file: Path) -> "Trained":
@@ -70,7 +76,7 @@ class Drift:
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class Result(Record):
     """A job that is done."""
 
     points: tuple[Point, ...]
@@ -100,10 +106,6 @@ class Result:
         """GPU seconds, or without a GPU those of processor cores."""
         return self.num_gpus * self.wall_s if self.num_gpus else self.footprint.cpu_s
 
-    def write(self, file: Path) -> None:
-        """As JSON."""
-        replace_file(file, (json.dumps(asdict(self)) + "\n").encode())
-
     @classmethod
     def read(cls, file: Path) -> "Result":
         """What `write` wrote."""
@@ -126,9 +128,7 @@ def adapter_folder(folder: Path, step: int) -> Path:
 def best_step(points: Sequence[Point]) -> int:
     """The step after the start with the highest held-out reward, the earliest of equals."""
     later = [point for point in points if point.step > 0]
-    return max(
-        later, key=lambda point: (np.nan_to_num(point.reward, nan=-np.inf), -point.step)
-    ).step
+    return max(later, key=lambda point: (or_least(point.reward), -point.step)).step
 
 
 def points_of(rows: Sequence[dict]) -> tuple[Point, ...]:

@@ -23,6 +23,7 @@ from es_align.compare.curves import paired_scores
 from es_align.compare.jobs import Job
 from es_align.compare.plots import GIB, write_plots
 from es_align.compare.records import Drift, Point, Result
+from es_align.evaluation import or_least
 from es_align.sealed import replace_file
 from es_align.session import versions
 from es_align.terminal import to_json
@@ -204,7 +205,7 @@ def _job(job: Job, result: Result, score: HeldoutScore) -> JobReport:
         device_s=result.device_s,
         peak_rss_bytes=taken.peak_rss_bytes,
         imports_rss_bytes=taken.imports_rss_bytes,
-        beyond_imports_bytes=taken.peak_rss_bytes - taken.imports_rss_bytes,
+        beyond_imports_bytes=taken.beyond_imports_bytes,
         peak_gpu_bytes=taken.peak_gpu_bytes,
         drift=result.drift,
         curve=tuple(map(_score, result.points)),
@@ -234,14 +235,14 @@ def _differences(config: CompareConfig, done: Done) -> Iterator[Difference]:
                 grpo,
                 *_less([(one.best, other.best) for one, other in both], config.score),
                 *_less([(one.last, other.last) for one, other in both], config.score),
-                memory_ratio=float(np.mean([_beyond(one) / _beyond(other) for one, other in both])),
+                memory_ratio=float(np.mean([_memory_ratio(*pair) for pair in both])),
                 num_seeds=len(both),
             )
 
 
 def best_choice(tried: Done) -> Mapping[str, JsonValue]:
     """The swept settings whose best held-out reward is highest, the first of equals."""
-    return max(tried, key=lambda pair: np.nan_to_num(pair[1].best.reward, nan=-np.inf))[0].choice
+    return max(tried, key=lambda pair: or_least(pair[1].best.reward))[0].choice
 
 
 def best_choices(done: Done) -> dict[str, dict[int, Result]]:
@@ -268,8 +269,8 @@ def _less(
     return gain.gain, (gain.low, gain.high)
 
 
-def _beyond(result: Result) -> int:
-    return result.footprint.peak_rss_bytes - result.footprint.imports_rss_bytes
+def _memory_ratio(one: Result, other: Result) -> float:
+    return one.footprint.beyond_imports_bytes / other.footprint.beyond_imports_bytes
 
 
 def _interval(bounds: tuple[float, float]) -> str:
