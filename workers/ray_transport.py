@@ -11,6 +11,7 @@ from ray.actor import ActorHandle
 from ray.exceptions import RayError, RayTaskError
 
 from kernels.errors import EsAlignError
+from workers.allocator import allocator_settings
 from workers.cluster import Needs
 from workers.labels import as_ray_reads
 from workers.transport import PLACED, Event
@@ -18,16 +19,6 @@ from workers.worker import Place, Worker
 
 FETCH_DEADLINE_S = 60.0  # of an answer that is said to be there
 LONGEST_WAIT_S = 1.0  # with nothing to wait for
-# glibc's: one heap that keeps what a generation frees. Otherwise a move of whole weights finds its
-# memory given back and takes some 30,000 page faults, .2 to .3 s.
-# oneDNN's: it keeps 1,024 products, one for each number of rows that a layer ever saw, which are .2
-# GB of a 135M model's worker. All layers of one shape use the same at a step, so few are enough.
-MEMORY = {
-    "MALLOC_ARENA_MAX": "1",
-    "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),  # its largest
-    "MALLOC_TRIM_THRESHOLD_": str(2**30),
-    "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64",
-}
 
 
 class _Pending(NamedTuple):
@@ -54,9 +45,9 @@ class RayTransport:
     def place(self, worker: int) -> int:
         """Start an actor; it has no model yet."""
         threads = str(self._needs.num_cpus)
-        # OpenMP, glibc and oneDNN read theirs as the process starts.
+        # OpenMP, the allocator and oneDNN read theirs as the process starts.
         environment = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
-        environment |= {name: os.environ.get(name, value) for name, value in MEMORY.items()}
+        environment |= allocator_settings(has_gpu=self._needs.num_gpus > 0)
         made = ray.remote(Worker).options(
             num_cpus=self._needs.num_cpus,
             num_gpus=self._needs.num_gpus,

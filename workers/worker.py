@@ -5,6 +5,7 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from workers.allocator import keep_from_children
 from workers.evaluator import Evaluator
 from workers.footprint import Footprint, footprint, peak_rss_bytes, rss_bytes
 from workers.layers import PerturbedLayer
@@ -24,6 +25,7 @@ class Worker:
     """Holds an engine; loading happens in `load`, under the caller's deadline."""
 
     def __init__(self, index: int) -> None:
+        keep_from_children()
         self.index = index
         self.evaluator: Evaluator | None = None
         self.imports_rss_bytes = 0

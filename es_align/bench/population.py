@@ -16,7 +16,7 @@ from es_align.bench.hardware import Hardware, find_hardware
 from es_align.bench.prompts import make_requests
 from es_align.bench.rounds import BASE, POPULATION, STOCK, Arm, Repeat, Rounds, run_rounds
 from es_align.bench.settings import BenchSettings
-from es_align.session import versions
+from es_align.versions import versions
 
 LABELS = {BASE: "unmodified vLLM", POPULATION: "population", STOCK: "stock multi-LoRA"}
 NOT_ASKED = "left out by --no-stock"

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from es_align.pooling import engine_path
 from es_align.spaces import make_space
 from es_align.tasks import make_task
 from kernels.errors import ConfigError, ModelError, WorkerError
+from workers.allocator import allocator_settings
 from workers.pool import Pool, PoolSettings
 from workers.protocol import Chunk, ChunkResult, Sampling, WorkerInfo
 from workers.starting import WorkerSpec
@@ -95,6 +97,15 @@ def test_two_workers_give_the_numbers_of_one_in_order(
     assert [result.members[0] for result in results] == [0, 4, 8, 12, 16, 20]
     np.testing.assert_array_equal(rewards(results), wanted)
     assert pool.num_retries == 0
+
+
+def test_workers_allocate_with_jemalloc_where_ray_brings_it(
+    started: tuple[Pool, list[WorkerInfo]],
+) -> None:
+    library = allocator_settings(has_gpu=False, set_already={}).get("LD_PRELOAD")
+    for info in started[1]:
+        maps = Path(f"/proc/{info.pid}/maps").read_text()
+        assert library is None or library in maps
 
 
 @pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGSTOP])
