@@ -3,7 +3,8 @@
 
 The same prompts are scored before and after, so the prompts are resampled and each keeps its pair:
 what differs between prompts cancels, and the interval is much narrower than from two separate
-means. The interval is the percentile one. It covers the choice of prompts, not the run's seed.
+means. The interval is the percentile one. It covers the choice of prompts, not the run's seed;
+`resampled_means` covers both where there are several.
 """
 
 from dataclasses import dataclass
@@ -63,3 +64,35 @@ def paired_gain(
     tail = (1 - confidence) / 2
     low, high = np.quantile(gains, [tail, 1 - tail]).tolist()
     return Gain(float(paired.mean()), low, high, len(paired), num_dropped)
+
+
+def resampled_means(scores_SPX: np.ndarray, *, samples: int, seed: int) -> np.ndarray:
+    """Means over seeds and prompts, both drawn with repetition, float64 (samples, X).
+
+    Takes float64 (S, P, X), X whatever was measured of each; NaN is no score. Each draw takes its
+    prompts for all its seeds, as every seed was asked the same. With one seed only prompts differ.
+    Prompts without any score are left out; NaN if there is no other.
+    """
+    scores_SPX = scores_SPX[:, np.isfinite(scores_SPX).any(axis=(0, 2))]
+    num_seeds, num_prompts, width = scores_SPX.shape
+    if not num_prompts:
+        return np.full((samples, width), np.nan)
+    is_scored_SPX = np.isfinite(scores_SPX)
+    filled_SPX = np.where(is_scored_SPX, scores_SPX, 0.0)
+    random = philox(seed, Purpose.BOOTSTRAP)
+    sums, counts = np.empty((samples, width)), np.empty((samples, width))
+    for n in range(samples):
+        seeds = random.integers(num_seeds, size=num_seeds)[:, None]
+        prompts = random.integers(num_prompts, size=num_prompts)
+        sums[n] = filled_SPX[seeds, prompts].sum(axis=(0, 1))
+        counts[n] = is_scored_SPX[seeds, prompts].sum(axis=(0, 1))
+    # A draw may hold nothing but what has no score.
+    return np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0)
+
+
+def interval_of(means_NX: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Bounds of the middle 95 % of resampled means, float64 (X,) each; NaN where none is known."""
+    bounds_2X = np.full((2, means_NX.shape[1]), np.nan)
+    is_known_X = np.isfinite(means_NX).any(axis=0)
+    bounds_2X[:, is_known_X] = np.nanquantile(means_NX[:, is_known_X], [0.025, 0.975], axis=0)
+    return bounds_2X[0], bounds_2X[1]

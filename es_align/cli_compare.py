@@ -31,8 +31,8 @@ def compare(
 
     settings = validated(CompareConfig, read_settings(config, overrides or ()), str(config))
     with result_stream(as_json=as_json) as stream:
-        from es_align.compare.reporting import table
         from es_align.compare.running import compare as run_comparison
+        from es_align.compare.table import table
 
         folder = _folder(out, settings.out, config)
         try:

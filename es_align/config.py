@@ -195,6 +195,18 @@ def usual_new_tokens(task_name: str, *, has_kinds: bool = False) -> int:
     return NEW_TOKENS[task_name]
 
 
+def only_tested(config: "Config", task: TaskConfig, new_tokens: int) -> dict[str, Any]:
+    """The settings of a configuration as a tree, by which its workers are asked a task's held-out
+    prompts and nothing else.
+    """
+    tree = config.model_dump(mode="json")
+    tree |= {"task": task.model_dump(mode="json"), "max_new_tokens": new_tokens}
+    # No generation is drawn, so its size is nothing that the task could have too few prompts for.
+    tree["prompts_per_generation"] = 1
+    tree["evaluation"] |= {"task": None, "max_new_tokens": None}
+    return tree
+
+
 def pass_k(objective: str) -> int | None:
     """The k of objective pass@k; None for mean. Raises ValueError for anything else."""
     if objective == "mean":

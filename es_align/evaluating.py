@@ -13,6 +13,7 @@ from es_align.config import (
     TaskConfig,
     heldout_new_tokens,
     heldout_task,
+    only_tested,
     usual_new_tokens,
 )
 from es_align.config_loading import apply_overrides
@@ -199,14 +200,10 @@ def _on_task(own: Config, name: str | None) -> Config:
     one. Another task than the trained one has its own reward and its own length of answer.
     """
     tested, new_tokens = _asked_task(own, name)
-    is_other, tree = tested is not own.task, own.model_dump(mode="json")
-    task = tested.model_dump(mode="json")
+    is_other, tree = tested is not own.task, only_tested(own, tested, new_tokens)
     if tested.name in BENCHMARKS:
-        task["num_heldout"] = 0
+        tree["task"]["num_heldout"] = 0
     longest = max(own.workers.max_model_len, MODEL_LENGTHS.get(tested.name, 0))
-    # No generation is drawn, so its size is nothing that this task could have too few prompts for.
-    tree |= {"task": task, "max_new_tokens": new_tokens, "prompts_per_generation": 1}
-    tree["evaluation"] |= {"task": None, "max_new_tokens": None}
     deadline_s = max(own.workers.chunk_deadline_s, DEADLINE_S_PER_TOKEN * new_tokens)
     tree["workers"] |= {"max_model_len": longest, "chunk_deadline_s": deadline_s}
     if is_other or (tested.name in BENCHMARKS and has_likelihood(own)):

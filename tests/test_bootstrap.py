@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from es_align import bootstrap
-from es_align.bootstrap import Gain, paired_gain
+from es_align.bootstrap import Gain, paired_gain, resampled_means
 
 BEFORE_P = np.array([0.0, 1.0, 0.0, 0.0, 1.0, 0.0, 0.0, 1.0])
 AFTER_P = np.array([1.0, 1.0, 1.0, 0.0, 1.0, 0.0, 1.0, 0.0])
@@ -77,3 +77,18 @@ def test_what_cannot_be_resampled_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match="give one shape, samples >= 1"):
         paired_gain(BEFORE_P, AFTER_P[:num_after], samples=samples, seed=0, confidence=confidence)
+
+
+def test_seeds_are_drawn_as_prompts_are() -> None:
+    # Two seeds that differ by 1 on every prompt: a mean is 0, 1/2 or 1 with chances 1, 2, 1 of 4.
+    scores_SPX = np.stack([np.zeros((6, 1)), np.ones((6, 1))])
+    means_N = resampled_means(scores_SPX, samples=2000, seed=0)[:, 0]
+    shares = [float(np.mean(means_N == mean)) for mean in (0.0, 0.5, 1.0)]
+    assert shares == pytest.approx([0.25, 0.5, 0.25], abs=0.03)
+    assert not resampled_means(scores_SPX[:1], samples=50, seed=0).any()
+
+
+def test_a_resampled_prompt_without_a_score_is_left_out() -> None:
+    scores_SPX = np.array([[[0.5, 1.0], [np.nan, np.nan]]])
+    assert np.unique(resampled_means(scores_SPX, samples=50, seed=0)).tolist() == [0.5, 1.0]
+    assert np.isnan(resampled_means(scores_SPX[:, 1:], samples=3, seed=0)).all()

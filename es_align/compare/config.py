@@ -96,7 +96,15 @@ class DriftConfig(Section):
     max_new_tokens: Count | None = None
 
 
-class CompareConfig(Section):
+class Measured(Section):
+    """How a job is measured once it has trained."""
+
+    score: HeldoutScore = "pass_rate"
+    """Held-out score that arms are compared by; a reward without a verdict has only the reward."""
+    drift: DriftConfig = DriftConfig()
+
+
+class CompareConfig(Measured):
     """A whole comparison."""
 
     shared: dict[str, JsonValue]
@@ -107,9 +115,6 @@ class CompareConfig(Section):
     """Of each arm and seed; loading and evaluation are not counted."""
     seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0,)
     arms: Annotated[dict[str, ArmConfig], Field(min_length=1)]
-    score: HeldoutScore = "pass_rate"
-    """Held-out score that arms are compared by; a reward without a verdict has only the reward."""
-    drift: DriftConfig = DriftConfig()
     out: str | None = None
     """Folder; none: runs/<config name>."""
 

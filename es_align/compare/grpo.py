@@ -30,12 +30,14 @@ from es_align.budget import BudgetConfig, Spent, is_spent
 from es_align.compare.config import GrpoSettings
 from es_align.compare.jobs import Job
 from es_align.compare.lora import base_model, fresh_lora, trainer_arguments
+from es_align.compare.machine import this_machine
 from es_align.compare.records import START, Trained, adapter_folder
 from es_align.errors import ConfigError, WorkerError
 from es_align.models import resolve_model
 from es_align.reward_checks import reward_specs
 from es_align.task_checks import make_checked_task
 from es_align.tasks import Task
+from es_align.versions import PACKAGES, TRAINERS, versions
 from rewards.base import Prompted
 from rewards.scoring import Scorer
 from rewards.specs import RewardSpec
@@ -84,7 +86,9 @@ def train_grpo(job: Job, folder: Path, imports_rss_bytes: int, say: Say) -> Trai
         points=(),
         footprint=footprint(imports_rss_bytes),
         wall_s=time.perf_counter() - started,
-        num_gpus=float(torch.cuda.is_available()),
+        machine=this_machine(
+            torch.cuda.device_count() or torch.get_num_threads(), versions((*PACKAGES, *TRAINERS))
+        ),
     )
 
 

@@ -1,7 +1,8 @@
 """The process of one job: `python -m es_align.compare.job train|measure FOLDER`.
 
 Training and measuring are processes of their own, so that neither one's memory is counted as the
-other's. The folder holds job.json and drift.json; train leaves trained.json, measure result.json.
+other's. The folder holds job.json and measured.json, which says how; train leaves trained.json,
+measure result.json.
 """
 
 import signal
@@ -9,16 +10,17 @@ import sys
 from pathlib import Path
 
 from es_align.cli_options import INTERRUPTED
-from es_align.compare.config import DriftConfig
+from es_align.compare.config import Measured
 from es_align.compare.jobs import Job
 from es_align.compare.records import Trained
 from es_align.errors import EsAlignError
 from es_align.terminal import print_error, quiet_libraries
+from workers.allocator import keep_from_children
 from workers.footprint import rss_bytes
 
-JOB, DRIFT, TRAINED, RESULT, MODEL = (
+JOB, MEASURED, TRAINED, RESULT, MODEL = (
     "job.json",
-    "drift.json",
+    "measured.json",
     "trained.json",
     "result.json",
     "model",
@@ -33,8 +35,8 @@ def run_job(what: str, folder: Path) -> None:
         from es_align.compare.measuring import measure
 
         quiet_libraries()
-        drift = DriftConfig.model_validate_json((folder / DRIFT).read_text(encoding="utf-8"))
-        measure(job, place, Trained.read(folder / TRAINED), drift).write(folder / RESULT)
+        how = Measured.model_validate_json((folder / MEASURED).read_text(encoding="utf-8"))
+        measure(job, place, Trained.read(folder / TRAINED), how).write(folder / RESULT)
     elif job.grpo is None:
         from es_align.compare.es import train_es
 
@@ -44,6 +46,7 @@ def run_job(what: str, folder: Path) -> None:
         from es_align.compare.grpo import train_grpo
 
         quiet_libraries()
+        keep_from_children()
         train_grpo(job, place, rss_bytes(), say).write(folder / TRAINED)
 
 

@@ -18,11 +18,12 @@ from es_align.compare.config import (
     QUESTION,
     ArmConfig,
     CompareConfig,
+    DriftConfig,
     GrpoSettings,
 )
-from es_align.config import Config
+from es_align.config import Config, only_tested, usual_new_tokens
 from es_align.config_loading import apply_to_tree, validated
-from es_align.errors import ConfigError
+from es_align.errors import ConfigError, EsAlignError
 from es_align.preflight import check_settings, validate
 from es_align.reward_checks import has_likelihood
 
@@ -101,7 +102,36 @@ def make_jobs(compare: CompareConfig, *, is_begun: bool, is_complete: bool = Tru
     jobs = [job for name in compare.arms for job in _jobs_of(compare, name)]
     for job in jobs if is_complete else ():
         validate(job.config, is_begun=is_begun)
+    for job in jobs:
+        _check_drift(job, compare.drift, is_begun=is_begun, is_complete=is_complete)
     return jobs
+
+
+def _check_drift(job: Job, drift: DriftConfig, *, is_begun: bool, is_complete: bool) -> None:
+    """Refuse a task that cannot be asked after hours of training."""
+    config = drift_config(job.config, drift)
+    if config is None:
+        return
+    try:
+        if is_complete:
+            validate(config, is_begun=is_begun, is_trained=False)
+        else:
+            check_settings(config)
+    except EsAlignError as error:
+        raise type(error)(f"drift, as arms.{job.arm} would be asked it: {error}") from error
+
+
+def drift_config(config: Config, drift: DriftConfig) -> Config | None:
+    """How the task that no arm trains on is asked of a job's model, by the same workers; None
+    without such a task.
+    """
+    if drift.task is None:
+        return None
+    new_tokens = drift.max_new_tokens or usual_new_tokens(
+        drift.task.name, has_kinds=bool(drift.task.kinds)
+    )
+    tree = only_tested(config, drift.task, new_tokens)
+    return validated(Config, tree | {"reward": []}, "drift")
 
 
 def arm_config(compare: CompareConfig, name: str | None) -> Config:

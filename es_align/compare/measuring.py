@@ -6,15 +6,17 @@ evaluated here, on the bf16 model that they were trained on.
 """
 
 import json
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from es_align.compare.config import DriftConfig
+from es_align.api import export
+from es_align.compare.config import DriftConfig, Measured
 from es_align.compare.drift import kl_to_base
-from es_align.compare.jobs import Job
+from es_align.compare.jobs import Job, drift_config
 from es_align.compare.records import (
     Drift,
     Point,
@@ -24,11 +26,13 @@ from es_align.compare.records import (
     as_optional,
     best_step,
 )
-from es_align.config import Config, TaskConfig, heldout_new_tokens, heldout_task, usual_new_tokens
+from es_align.config import Config, TaskConfig, heldout_new_tokens, heldout_task
 from es_align.evaluating import evaluate_prompts
 from es_align.models import resolve_model
 from es_align.run_folder import RunFolder
+from es_align.targets import best_generation
 
+BEST = "best"  # folder beside the run's
 MODEL_SETTINGS = ("members_per_chunk", "smallest_chunk", "drop_slowest", "count", "min_count")
 
 
@@ -40,17 +44,17 @@ class Model(NamedTuple):
     precision: str
 
 
-def measure(job: Job, folder: Path, trained: Trained, drift: DriftConfig) -> Result:
+def measure(job: Job, folder: Path, trained: Trained, how: Measured) -> Result:
     """Evaluate what was not yet; `folder` is where the job trained. Raises EsAlignError."""
     points = trained.points if job.grpo is None else tuple(_points(job, folder, trained))
-    best = best_step(points)
+    best = best_step(points, how.score)
     return Result(
         points=points,
         footprint=trained.footprint,
         wall_s=trained.wall_s,
-        num_gpus=trained.num_gpus,
+        machine=trained.machine,
         best_step=best,
-        drift=_drift(job, folder, best, drift),
+        drift=_drift(job, folder, best, how.drift),
     )
 
 
@@ -76,20 +80,27 @@ def _points(job: Job, folder: Path, trained: Trained) -> Iterator[Point]:
 
 def _drift(job: Job, folder: Path, best: int, drift: DriftConfig) -> Drift:
     base = resolve_model(job.config.model, "bf16").reference
-    tuned = adapter_folder(folder, best)
-    if job.grpo is None:
-        run = RunFolder(folder)
-        tuned = run.adapter if run.adapter.is_dir() else run.model
+    tuned = adapter_folder(folder, best) if job.grpo is not None else _exported(folder, best)
     untouched = (None, None)
-    if drift.task is not None:
-        new_tokens = drift.max_new_tokens or usual_new_tokens(
-            drift.task.name, has_kinds=bool(drift.task.kinds)
-        )
-        settings = [*_task_settings(drift.task, new_tokens), *_worker_settings(job.config)]
+    asked = drift_config(job.config, drift)
+    if asked is not None:
+        settings = [*_task_settings(asked.task, asked.max_new_tokens), *_worker_settings(asked)]
         untouched = tuple(
-            _score(_model(job, folder, step), drift.task.name, settings) for step in (0, best)
+            _score(_model(job, folder, step), asked.task.name, settings) for step in (0, best)
         )
     return Drift(kl_to_base(base, tuned), *untouched)
+
+
+def _exported(folder: Path, best: int) -> Path:
+    """An ES run's adapter or weights at a generation: those that it exported itself, whose reward
+    is the highest, unless the score ranks another one higher.
+    """
+    run = RunFolder(folder)
+    if best_generation(run) == best:
+        return run.adapter if run.adapter.is_dir() else run.model
+    out = folder.with_name(BEST)
+    shutil.rmtree(out, ignore_errors=True)
+    return Path(export(folder, out, generation=best).path)
 
 
 def _score(model: Model, task: str, settings: list[str]) -> float | None:

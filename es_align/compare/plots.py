@@ -67,15 +67,17 @@ def _lines(done: Sequence[tuple[Job, Result]]) -> list[Line]:
 
 
 def _curves(axes: Axes, lines: Sequence[Line], score: HeldoutScore, axis: Axis) -> None:
+    is_rate = score == "pass_rate"
+    scale, lowest = 100 if is_rate else 1, 0.0
     for number, line in enumerate(lines):
         colour, dashes = _look(number, line)
         drawn = band(line.results, axis, score)
-        axes.fill_between(
-            drawn.x_X, 100 * drawn.low_X, 100 * drawn.high_X, color=colour, alpha=0.15, linewidth=0
-        )
-        axes.plot(drawn.x_X, 100 * drawn.mean_X, color=colour, linestyle=dashes, label=line.label)
-    axes.set_ylabel(f"held-out {score.replace('_', ' ')} (%)")
-    axes.set_ylim(bottom=0)
+        low_X, mean_X, high_X = (scale * y_X for y_X in (drawn.low_X, drawn.mean_X, drawn.high_X))
+        axes.fill_between(drawn.x_X, low_X, high_X, color=colour, alpha=0.15, linewidth=0)
+        axes.plot(drawn.x_X, mean_X, color=colour, linestyle=dashes, label=line.label)
+        lowest = np.nanmin([lowest, *low_X])
+    axes.set_ylabel(f"held-out {score.replace('_', ' ')}{' (%)' if is_rate else ''}")
+    axes.set_ylim(bottom=0 if lowest >= 0 else None)
     axes.set_xlim(left=0)
 
 

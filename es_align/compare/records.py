@@ -1,13 +1,15 @@
 """What a job leaves: the curve of its held-out evaluations and what it took, as JSON."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
 from es_align.budget import NOTHING, Spent
+from es_align.compare.config import HeldoutScore
+from es_align.errors import RunFolderError
 from es_align.evaluation import or_least
 from es_align.sealed import replace_file
 from workers.footprint import Footprint
@@ -25,13 +27,21 @@ class Point:
     @property
     def reward(self) -> float:
         """Mean over the prompts that have a score; NaN without any."""
-        return float(np.nanmean(as_array(self.rewards_P)))
+        return self.mean("reward")
 
     @property
     def pass_rate(self) -> float:
         """Share that passes; NaN where the reward has no verdict."""
-        passed_P = as_array(self.passed_P)
-        return float(np.nanmean(passed_P)) if np.isfinite(passed_P).any() else float("nan")
+        return self.mean("pass_rate")
+
+    def scores(self, score: HeldoutScore) -> np.ndarray:
+        """Of each prompt, the reward, or passed or not, float64 (P,); NaN: no such score."""
+        return as_array(self.passed_P if score == "pass_rate" else self.rewards_P)
+
+    def mean(self, score: HeldoutScore) -> float:
+        """Over the prompts that have a score; NaN without any."""
+        scores_P = self.scores(score)
+        return float(np.nanmean(scores_P)) if np.isfinite(scores_P).any() else float("nan")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +54,16 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True)
+class Machine:
+    """What a job trained with, and when."""
+
+    date: str
+    hardware: str  # of the machine it was started on
+    versions: Mapping[str, str]  # of the packages that decide its numbers
+    num_devices: float  # GPUs that it asked for, or without one processor cores
+
+
+@dataclass(frozen=True, slots=True)
 class Trained(Record):
     """A job whose training is over."""
 
@@ -51,18 +71,18 @@ class Trained(Record):
     points: tuple[Point, ...]  # es: evaluated as it went; grpo: none yet
     footprint: Footprint
     wall_s: float  # with loading, evaluation and all
-    num_gpus: float
+    machine: Machine
 
     @classmethod
     def read(cls, file: Path) -> "Trained":
-        """What `write` wrote."""
-        tree = json.loads(file.read_text(encoding="utf-8"))
+        """What `write` wrote; raises RunFolderError if an older release did."""
+        tree = _tree(file)
         return cls(
             steps=tuple((step, Spent(*spent)) for step, spent in tree["steps"]),
             points=points_of(tree["points"]),
             footprint=Footprint(*tree["footprint"]),
             wall_s=tree["wall_s"],
-            num_gpus=tree["num_gpus"],
+            machine=Machine(**tree["machine"]),
         )
 
 
@@ -82,7 +102,7 @@ class Result(Record):
     points: tuple[Point, ...]
     footprint: Footprint
     wall_s: float
-    num_gpus: float
+    machine: Machine
     best_step: int
     drift: Drift
 
@@ -103,18 +123,18 @@ class Result(Record):
 
     @property
     def device_s(self) -> float:
-        """GPU seconds, or without a GPU those of processor cores."""
-        return self.num_gpus * self.wall_s if self.num_gpus else self.footprint.cpu_s
+        """Seconds of training times the GPUs, or without one the cores, that it asked for."""
+        return self.machine.num_devices * self.last.spent.seconds
 
     @classmethod
     def read(cls, file: Path) -> "Result":
-        """What `write` wrote."""
-        tree = json.loads(file.read_text(encoding="utf-8"))
+        """What `write` wrote; raises RunFolderError if an older release did."""
+        tree = _tree(file)
         return cls(
             points=points_of(tree["points"]),
             footprint=Footprint(*tree["footprint"]),
             wall_s=tree["wall_s"],
-            num_gpus=tree["num_gpus"],
+            machine=Machine(**tree["machine"]),
             best_step=tree["best_step"],
             drift=Drift(**tree["drift"]),
         )
@@ -125,10 +145,22 @@ def adapter_folder(folder: Path, step: int) -> Path:
     return folder / f"step-{step:06d}"
 
 
-def best_step(points: Sequence[Point]) -> int:
-    """The step after the start with the highest held-out reward, the earliest of equals."""
+def best_step(points: Sequence[Point], score: HeldoutScore) -> int:
+    """The step after the start with the highest held-out score, of equals the one with the higher
+    reward, then the earliest.
+    """
     later = [point for point in points if point.step > 0]
-    return max(later, key=lambda point: (or_least(point.reward), -point.step)).step
+    return max(later, key=lambda point: (*rank(point, score), -point.step)).step
+
+
+def known_score(points: Iterable[Point], score: HeldoutScore) -> HeldoutScore:
+    """The score that is asked for, or the reward where none of the points has a verdict."""
+    return score if any(np.isfinite(point.pass_rate) for point in points) else "reward"
+
+
+def rank(point: Point, score: HeldoutScore) -> tuple[float, float]:
+    """What points are ordered by; without a score a point is the last."""
+    return or_least(point.mean(score)), or_least(point.reward)
 
 
 def points_of(rows: Sequence[dict]) -> tuple[Point, ...]:
@@ -137,6 +169,16 @@ def points_of(rows: Sequence[dict]) -> tuple[Point, ...]:
         Point(row["step"], Spent(*row["spent"]), tuple(row["rewards_P"]), tuple(row["passed_P"]))
         for row in rows
     )
+
+
+def _tree(file: Path) -> dict:
+    tree = json.loads(file.read_text(encoding="utf-8"))
+    if "machine" not in tree:
+        raise RunFolderError(
+            f"{file} was written by an older release of es-align, whose figures mean something "
+            "else; name another --out"
+        )
+    return tree
 
 
 def as_array(values: Sequence[float | None]) -> np.ndarray:

@@ -1,32 +1,42 @@
 """Runs a comparison job by job, and goes on after the last one that was finished.
 
 OUT/compare.json       the configuration
-OUT/jobs/NAME/         job.json, log.txt, model/ (run folder or adapters), trained.json, result.json
+OUT/jobs/NAME/         job.json, measured.json (how), log.txt, model/ (run folder or adapters),
+                       trained.json, result.json
 OUT/comparison.json, comparison.md, plots/
 """
 
 import json
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from es_align.compare.config import CompareConfig
-from es_align.compare.job import DRIFT, JOB, RESULT, TRAINED
+import torch
+
+from es_align.cli_options import INTERRUPTED
+from es_align.compare.comparison import Comparison
+from es_align.compare.config import CompareConfig, Measured
+from es_align.compare.job import JOB, MEASURED, RESULT, TRAINED
 from es_align.compare.jobs import Job, choices, make_jobs
 from es_align.compare.packages import check_trl
-from es_align.compare.records import Result
-from es_align.compare.reporting import Comparison, best_choice, compared, write_report
+from es_align.compare.records import Result, known_score
+from es_align.compare.reporting import best_choice, compared, write_report
+from es_align.compare.table import told
 from es_align.config_loading import validated
 from es_align.errors import RunFolderError, WorkerError
 from es_align.sealed import replace_file
+from workers.allocator import allocator_settings
 
 CONFIG = "compare.json"
 LOG = "log.txt"
 TOLD = re.compile(r"(gen|step) +[0-9]")  # lines of a job's log that are shown as they come
 GROWING = ("arms", "seeds", "out")  # settings that a resume may have changed
+VISIBLE = "CUDA_VISIBLE_DEVICES"
 LAST_LINES = 3  # of the log of a job that failed
 
 Say = Callable[[str], None]
@@ -40,8 +50,8 @@ def compare(
     anew after each. A resume may bring new arms, swept values and seeds.
 
     Raises ConfigError, ModelError or DataError for what cannot run before anything does,
-    RunFolderError for a folder that holds another comparison, WorkerError for an arm that failed,
-    after which `resume=True` goes on.
+    RunFolderError for a folder that holds another comparison, and at the end WorkerError for the
+    jobs that failed, which `resume=True` tries again.
     """
     folder = Path(out)
     jobs = make_jobs(config, is_begun=resume)
@@ -49,30 +59,39 @@ def compare(
         check_trl()
     _open(folder, config, jobs, is_resumed=resume)
     done: Done = []
-    for finished in _finished(config, jobs, folder, say):
-        done.append(finished)
-        write_report(compared(config, done), done, folder)
-    return compared(config, done)
+    failed: dict[str, str] = {}
+    for job in _in_order(config, jobs, done, say):
+        try:
+            done.append((job, _run(job, folder, config, say)))
+        except WorkerError as error:
+            failed[job.name] = str(error)
+            say(f"error: {error}")
+        write_report(compared(config, done, failed), done, folder)
+    if failed:
+        raise WorkerError(
+            f"{len(failed)} of {len(failed) + len(done)} jobs failed: {'; '.join(failed)}. The "
+            f"reasons and the other jobs are in {folder}; --resume tries them again"
+        )
+    return compared(config, done, failed)
 
 
-def _finished(
-    config: CompareConfig, jobs: Sequence[Job], folder: Path, say: Say
-) -> Iterator[tuple[Job, Result]]:
-    """Run the jobs arm by arm: all choices of an arm's sweep on the first seed, the best on all."""
+def _in_order(config: CompareConfig, jobs: Sequence[Job], done: Done, say: Say) -> Iterator[Job]:
+    """Arm by arm all choices of its sweep on the first seed, then the best on the others, which is
+    told by what has been appended to `done` by then.
+    """
     first, *later = config.seeds
     for name, arm in config.arms.items():
         of_arm = [job for job in jobs if job.arm == name]
-        tried: Done = []
-        for job in of_arm:
-            if job.seed == first:
-                tried.append((job, _run(job, folder, config, say)))
-                yield tried[-1]
-        best = best_choice(tried)
+        yield from (job for job in of_arm if job.seed == first)
+        best = choices(arm)[0]
         if len(choices(arm)) > 1:
+            tried = [(job, result) for job, result in done if job.arm == name]
+            if not tried:  # all of them failed
+                continue
+            score = known_score((p for _, found in tried for p in found.points), config.score)
+            best = dict(best_choice(tried, score))
             say(f"{name}: best on seed {first} with {best}")
-        for job in of_arm:
-            if job.seed in later and job.choice == best:
-                yield job, _run(job, folder, config, say)
+        yield from (job for job in of_arm if job.seed in later and job.choice == best)
 
 
 def _open(folder: Path, config: CompareConfig, jobs: Sequence[Job], *, is_resumed: bool) -> None:
@@ -121,25 +140,45 @@ def _run(job: Job, out: Path, config: CompareConfig, say: Say) -> Result:
             shutil.rmtree(folder)
         folder.mkdir(parents=True)
         replace_file(folder / JOB, job.to_json().encode())
-        replace_file(folder / DRIFT, config.drift.model_dump_json().encode())
         say(f"{job.name}: training")
-        _call("train", folder, say)
+        _call("train", folder, _environment(job), say)
+    how = config.model_dump_json(include=set(Measured.model_fields))
+    replace_file(folder / MEASURED, how.encode())
     say(f"{job.name}: measuring")
-    _call("measure", folder, say)
+    _call("measure", folder, os.environ, say)
     found = Result.read(result)
+    score = known_score(found.points, config.score)
+    first, last, best = (
+        told(point.mean(score), score) for point in (found.first, found.last, found.best)
+    )
     say(
-        f"{job.name}: {100 * found.first.pass_rate:.1f} to {100 * found.last.pass_rate:.1f} %, "
-        f"best {100 * found.best.pass_rate:.1f} % after {found.best.spent.seconds / 60:.1f} minutes"
+        f"{job.name}: {first} to {last}, best {best} after "
+        f"{found.best.spent.seconds / 60:.1f} minutes"
     )
     return found
 
 
-def _call(what: str, folder: Path, say: Say) -> None:
+def _environment(job: Job) -> dict[str, str]:
+    """Of the process that trains. An ES run is a driver, which gives its workers theirs; GRPO
+    computes in this one process, with the allocator of a worker and, as TRL must, on one GPU.
+    """
+    if job.grpo is None:
+        return dict(os.environ)
+    first, _, _ = os.environ.get(VISIBLE, "0").partition(",")
+    return {**os.environ, **allocator_settings(has_gpu=torch.cuda.is_available()), VISIBLE: first}
+
+
+def _call(what: str, folder: Path, environment: Mapping[str, str], say: Say) -> None:
     command = [sys.executable, "-m", "es_align.compare.job", what, str(folder)]
     with (
         (folder / LOG).open("a", encoding="utf-8") as log,
         subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            env=environment,
         ) as process,
     ):
         assert process.stdout is not None
@@ -153,12 +192,20 @@ def _call(what: str, folder: Path, say: Say) -> None:
             process.terminate()
             process.wait()
             raise
+    if process.returncode == INTERRUPTED:
+        raise KeyboardInterrupt
     if process.returncode:
-        last = _last_lines(folder / LOG)
         raise WorkerError(
-            f"{folder.name} failed ({what}, exit code {process.returncode}): {last} (all of it is "
-            f"in {folder / LOG}); mend it and go on with --resume"
+            f"{folder.name} failed ({what}, {_ending(process.returncode)}): "
+            f"{_last_lines(folder / LOG)} (all of it is in {folder / LOG}); mend it and go on with "
+            "--resume"
         )
+
+
+def _ending(returncode: int) -> str:
+    if returncode != -signal.SIGKILL:
+        return f"exit code {returncode}"
+    return "killed, as the system does where memory is short; the arm may need smaller parts"
 
 
 def _last_lines(log: Path) -> str:

@@ -106,6 +106,10 @@ def test_a_sweep_is_every_combination_on_every_seed():
             lambda: comparison(budget={"tokens": 31}),
             r"less than a generation of arms.es, 8 completions of up to 4 tokens.*32 tokens",
         ),
+        (
+            lambda: comparison(drift={"task": {"name": "instructions"}, "max_new_tokens": 300}),
+            r"drift, as arms.es would be asked it: .*max_new_tokens",
+        ),
         (lambda: comparison(budget={}), r"budget must limit seconds, completions or tokens"),
         (lambda: comparison(seeds=[1, 1]), r"seeds=\[1, 1\] names one twice"),
         (

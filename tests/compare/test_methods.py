@@ -54,6 +54,8 @@ def test_both_arms_spend_one_budget_on_one_question(compared):
         assert arm["peak_rss_bytes"] > arm["imports_rss_bytes"] > 2**26
         assert arm["device_s"] > 0
         assert arm["drift"]["untouched_before"] is not None
+        assert "torch" in arm["machine"]["versions"]
+    assert {"trl", "peft"} <= set(grpo["machine"]["versions"])
     assert json.loads((folder / "comparison.json").read_text()) == report
 
 

@@ -1,13 +1,17 @@
 """Jobs one after the other, each in a process, and going on after the last finished one."""
 
 import json
+import os
 
 import pytest
+import torch
 from comparisons import comparison, result
 
 from es_align.compare import running
-from es_align.compare.job import RESULT, TRAINED
+from es_align.compare.job import MEASURED, RESULT, TRAINED
+from es_align.compare.jobs import make_jobs
 from es_align.errors import ConfigError, RunFolderError, WorkerError
+from workers.allocator import allocator_settings
 
 
 @pytest.fixture
@@ -15,10 +19,11 @@ def calls(monkeypatch):
     """What was asked of job processes, which answer at once; `broken` fails."""
     made = []
 
-    def call(what, folder, say):
+    def call(what, folder, environment, say):
         made.append((what, folder.name))
         if folder.name in broken:
             raise WorkerError(f"{folder.name} failed")
+        assert what == "train" or (folder / MEASURED).is_file()
         if what == "train":
             (folder / TRAINED).write_text("{}")
         else:
@@ -52,7 +57,7 @@ def test_the_best_of_a_sweep_goes_on_with_the_other_seeds(calls, tmp_path):
 def test_what_is_done_stays_and_what_was_broken_off_begins_anew(calls, tmp_path):
     made, broken = calls
     broken.add("grpo,seed=0")
-    with pytest.raises(WorkerError, match="grpo,seed=0 failed"):
+    with pytest.raises(WorkerError, match="1 of 2 jobs failed: grpo,seed=0"):
         running.compare(comparison(), tmp_path / "out")
     report = json.loads((tmp_path / "out" / "comparison.json").read_text())
     assert [arm["arm"] for arm in report["arms"]] == ["es"]
@@ -65,6 +70,30 @@ def test_what_is_done_stays_and_what_was_broken_off_begins_anew(calls, tmp_path)
     assert made == [("train", "grpo,seed=0"), ("measure", "grpo,seed=0")]
     assert "es,seed=0: done before" in told
     assert not left.exists()
+
+
+def test_a_job_that_fails_leaves_the_others_to_run(calls, tmp_path):
+    made, broken = calls
+    broken.update({"es,seed=0", "grpo,learning_rate=0.0001,seed=0"})
+    told = []
+    with pytest.raises(
+        WorkerError,
+        match=r"2 of 5 jobs failed: es,seed=0; grpo,learning_rate=0.0001,seed=0\. ",
+    ):
+        running.compare(swept(), tmp_path / "out", say=told.append)
+    trained = [name for what, name in made if what == "train"]
+    # Of the sweep the one that could be tried goes on.
+    assert trained == [
+        "es,seed=0",
+        "es,seed=1",
+        "grpo,learning_rate=1e-05,seed=0",
+        "grpo,learning_rate=0.0001,seed=0",
+        "grpo,learning_rate=1e-05,seed=1",
+    ]
+    report = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    assert sorted(report["failed"]) == sorted(broken)
+    assert report["num_left"] == 2
+    assert "error: es,seed=0 failed" in told
 
 
 def test_a_trained_job_is_not_trained_again(calls, tmp_path):
@@ -114,7 +143,21 @@ def test_a_process_that_fails_says_why(tmp_path):
     folder = tmp_path / "job"
     folder.mkdir()
     with pytest.raises(WorkerError, match=r"job failed \(train, exit code 1\).*job.json.*--resume"):
-        running._call("train", folder, lambda line: None)
+        running._call("train", folder, os.environ, lambda line: None)
+
+
+def test_a_process_that_was_killed_says_so():
+    assert "memory is short" in running._ending(-9)
+    assert running._ending(2) == "exit code 2"
+
+
+def test_grpo_computes_as_a_worker_does_and_on_one_gpu(monkeypatch):
+    es, grpo = make_jobs(comparison(), is_begun=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
+    assert running._environment(es) == dict(os.environ)
+    given = running._environment(grpo)
+    assert given["CUDA_VISIBLE_DEVICES"] == "2"
+    assert given | allocator_settings(has_gpu=torch.cuda.is_available()) == given
 
 
 def test_without_trl_nothing_begins(monkeypatch, tmp_path):

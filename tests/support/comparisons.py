@@ -2,7 +2,7 @@
 
 from es_align.budget import NOTHING, Spent
 from es_align.compare.config import CompareConfig
-from es_align.compare.records import Drift, Point, Result, best_step
+from es_align.compare.records import Drift, Machine, Point, Result, best_step
 from es_align.config_loading import validated
 from workers.footprint import Footprint
 
@@ -43,7 +43,7 @@ def result(*passed: list[float], seconds: float = 60.0, peak: int = 3, kl: float
         points=points,
         footprint=Footprint(peak * GIB, GIB, 42.0, 0),
         wall_s=500.0,
-        num_gpus=0.0,
-        best_step=best_step(points),
+        machine=Machine("2026-11-30", "a machine", {"trl": "1.16.0"}, 2.0),
+        best_step=best_step(points, "pass_rate"),
         drift=Drift(kl, 0.25, 0.5),
     )
