@@ -49,9 +49,9 @@ def write_plots(done: Sequence[tuple[Job, Result]], folder: Path, score: Heldout
         (time, completions), (tokens, memory) = figure.subplots(2, 2)
         _curves(time, lines, score, lambda point: point.spent.seconds / SECONDS_PER_MINUTE)
         time.set_xlabel("training (minutes)")
-        _curves(completions, lines, score, lambda point: point.spent.completions)
+        _curves(completions, lines, score, lambda point: point.spent.completions, is_log=True)
         completions.set_xlabel("completions")
-        _curves(tokens, lines, score, lambda point: point.spent.tokens)
+        _curves(tokens, lines, score, lambda point: point.spent.tokens, is_log=True)
         tokens.set_xlabel("generated tokens")
         time.legend(loc="best")
         _memory(memory, lines)
@@ -66,19 +66,25 @@ def _lines(done: Sequence[tuple[Job, Result]]) -> list[Line]:
     return list(found.values())
 
 
-def _curves(axes: Axes, lines: Sequence[Line], score: HeldoutScore, axis: Axis) -> None:
+def _curves(
+    axes: Axes, lines: Sequence[Line], score: HeldoutScore, axis: Axis, *, is_log: bool = False
+) -> None:
+    """One panel; logarithmic, without the start, for what methods need in numbers far apart."""
     is_rate = score == "pass_rate"
     scale, lowest = 100 if is_rate else 1, 0.0
     for number, line in enumerate(lines):
         colour, dashes = _look(number, line)
         drawn = band(line.results, axis, score)
-        low_X, mean_X, high_X = (scale * y_X for y_X in (drawn.low_X, drawn.mean_X, drawn.high_X))
-        axes.fill_between(drawn.x_X, low_X, high_X, color=colour, alpha=0.15, linewidth=0)
-        axes.plot(drawn.x_X, mean_X, color=colour, linestyle=dashes, label=line.label)
+        x_X, mean_X, low_X, high_X = (values_X[is_log:] for values_X in drawn)
+        axes.fill_between(x_X, scale * low_X, scale * high_X, color=colour, alpha=0.15, linewidth=0)
+        axes.plot(x_X, scale * mean_X, color=colour, linestyle=dashes, label=line.label)
         lowest = np.nanmin([lowest, *low_X])
     axes.set_ylabel(f"held-out {score.replace('_', ' ')}{' (%)' if is_rate else ''}")
     axes.set_ylim(bottom=0 if lowest >= 0 else None)
-    axes.set_xlim(left=0)
+    if is_log:
+        axes.set_xscale("log")
+    else:
+        axes.set_xlim(left=0)
 
 
 def _memory(axes: Axes, lines: Sequence[Line]) -> None:
@@ -90,7 +96,7 @@ def _memory(axes: Axes, lines: Sequence[Line]) -> None:
         axes.barh(number, imports, color=GREY, alpha=0.5)
         axes.barh(number, peak - imports, left=imports, color=colour)
         axes.text(peak, number, f" {peak:.1f}", va="center")
-    axes.set_yticks(range(len(lines)), [line.label for line in lines])
+    axes.set_yticks(range(len(lines)), [line.label.replace(" ", "\n", 1) for line in lines])
     axes.invert_yaxis()
     axes.margins(x=0.1)
     axes.set_xlabel("peak memory (GiB), of it imports in grey")
