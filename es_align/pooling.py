@@ -39,7 +39,7 @@ def make_pool(
     workers = config.workers
     settings = PoolSettings(
         num_workers=workers.count,
-        num_cpus=workers.cpus or default_cores(config),
+        num_cpus=worker_cores(config),
         num_gpus=workers.gpus,
         address=workers.address,
         load_deadline_s=workers.load_deadline_s,
@@ -67,7 +67,7 @@ def worker_spec(
         max_model_len=workers.max_model_len,
         max_new_tokens=max(config.max_new_tokens, heldout_new_tokens(config)),
         kv_cache_gb=workers.kv_cache_gb,
-        num_threads=workers.cpus or default_cores(config),
+        num_threads=worker_cores(config),
         means=means,
         locate_reference=(
             functools.partial(reference_path, model.name)
@@ -80,13 +80,14 @@ def worker_spec(
     )
 
 
-def default_cores(config: Config) -> int:
-    """Cores of each worker where none are configured: this machine's, shared out;
-    one on a cluster.
-    """
-    if config.workers.address is not None:
+def worker_cores(config: Config) -> int:
+    """Cores of each worker: as configured, else this machine's, shared out, or one on a cluster."""
+    workers = config.workers
+    if workers.cpus is not None:
+        return workers.cpus
+    if workers.address is not None:
         return CORES_OF_A_REMOTE_WORKER
-    return max(1, len(os.sched_getaffinity(0)) // config.workers.count)
+    return max(1, len(os.sched_getaffinity(0)) // workers.count)
 
 
 def engine_path(name: str, precision: Precision) -> Path:

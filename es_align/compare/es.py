@@ -9,7 +9,7 @@ from es_align.compare.jobs import Job
 from es_align.compare.machine import this_machine
 from es_align.compare.records import Point, Trained, as_optional
 from es_align.evaluation import Evaluation
-from es_align.pooling import default_cores
+from es_align.pooling import worker_cores
 from es_align.progress import ConsoleReporter
 from es_align.run_folder import RunFolder
 from es_align.versions import versions
@@ -22,7 +22,7 @@ def train_es(job: Job, folder: Path) -> Trained:
     result = train(job.config, run_dir=folder, reporter=ConsoleReporter())
     points = curve(RunFolder(folder))
     workers = job.config.workers
-    cores = workers.cpus or default_cores(job.config)
+    num_devices = workers.count * (workers.gpus or worker_cores(job.config))
     return Trained(
         steps=tuple((point.step, point.spent) for point in points),
         points=points,
@@ -30,7 +30,7 @@ def train_es(job: Job, folder: Path) -> Trained:
             result.peak_rss_bytes, result.imports_rss_bytes, result.cpu_s, result.peak_gpu_bytes
         ),
         wall_s=time.perf_counter() - started,
-        machine=this_machine(workers.count * (workers.gpus or cores), versions()),
+        machine=this_machine(num_devices, versions()),
     )
 
 
