@@ -7,7 +7,7 @@ from es_align.api import train
 from es_align.budget import NOTHING, Spent, add
 from es_align.compare.jobs import Job
 from es_align.compare.machine import this_machine
-from es_align.compare.records import Point, Trained, as_optional
+from es_align.compare.records import Point, Trained
 from es_align.evaluation import Evaluation
 from es_align.pooling import worker_cores
 from es_align.progress import ConsoleReporter
@@ -44,8 +44,6 @@ def curve(folder: RunFolder) -> tuple[Point, ...]:
             spent_at[int(str(row["generation"]))] = spent
     evaluations = [Evaluation.from_row(row) for row in folder.read_rows(folder.evaluations)]
     return tuple(
-        Point(
-            e.generation, spent_at[e.generation], as_optional(e.rewards_P), as_optional(e.passed_P)
-        )
-        for e in evaluations
+        Point.of(evaluation, evaluation.generation, spent_at[evaluation.generation])
+        for evaluation in evaluations
     )

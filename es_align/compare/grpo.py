@@ -22,6 +22,7 @@ from transformers import (
     TrainerControl,
     TrainerState,
     TrainingArguments,
+    set_seed,
 )
 from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.grpo_trainer import GRPOTrainer
@@ -34,6 +35,7 @@ from es_align.compare.machine import this_machine
 from es_align.compare.records import START, Trained, adapter_folder
 from es_align.errors import ConfigError, WorkerError
 from es_align.models import resolve_model
+from es_align.pooling import worker_cores
 from es_align.reward_checks import reward_specs
 from es_align.task_checks import make_checked_task
 from es_align.tasks import Task
@@ -62,16 +64,20 @@ def train_grpo(job: Job, folder: Path, imports_rss_bytes: int, say: Say) -> Trai
     path = resolve_model(config.model, "bf16").reference
     renderer = Renderer(path)
     tokenizer = AutoTokenizer.from_pretrained(path)
-    check_prompts(renderer, tokenizer, task.train)
-    specs = reward_specs(config) or (RewardSpec(task.reward_name),)
-    with Scorer(specs, num_processes=1) as scorer:
+    longest = check_prompts(renderer, tokenizer, task.train)
+    specs = reward_specs(config)
+    if not specs:
+        assert task.reward_name is not None  # or the task would have been refused
+        specs = (RewardSpec(task.reward_name),)
+    set_seed(job.seed)  # of a fresh LoRA; the trainer sets it only after this
+    with Scorer(specs, num_processes=worker_cores(config)) as scorer:
         scorer.start()
         counts = Counts(task, scorer)
         progress = Progress(config.budget, grpo.every, folder, counts, say)
         trainer = GRPOTrainer(
             model=_model(path, grpo, job.start),
             reward_funcs=counts.reward,
-            args=_arguments(job, folder),
+            args=_arguments(job, folder, longest),
             train_dataset=_dataset(task.train),
             processing_class=tokenizer,
             callbacks=[progress],
@@ -179,11 +185,13 @@ class Progress(TrainerCallback):
 
 def check_prompts(
     renderer: Renderer, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]
-) -> None:
-    """Refuse prompts whose token ids, as TRL makes them, are not those that an ES worker asks.
+) -> int:
+    """Refuse prompts whose token ids, as TRL makes them, are not those that an ES worker asks;
+    returns the tokens of the longest.
 
     Raises ConfigError naming the first.
     """
+    longest = 0
     for prompt in prompts:
         made = tokenizer.apply_chat_template(
             conversation=[[dict(message) for message in prompt.messages]],
@@ -199,6 +207,8 @@ def check_prompts(
                 f"{len(renderer.render(prompt.messages))} as workers do: the arms would be asked "
                 "different things; use a model whose chat template gives the same for both"
             )
+        longest = max(longest, len(ids))
+    return longest
 
 
 def _dataset(prompts: Sequence[Prompt]) -> Dataset:
@@ -218,7 +228,7 @@ def _model(path: Path, grpo: GrpoSettings, start: str | None) -> PeftModel:
     return made
 
 
-def _arguments(job: Job, folder: Path) -> GRPOConfig:
+def _arguments(job: Job, folder: Path, longest_prompt: int) -> GRPOConfig:
     grpo, config = job.grpo, job.config
     assert grpo is not None
     return GRPOConfig(
@@ -241,4 +251,6 @@ def _arguments(job: Job, folder: Path) -> GRPOConfig:
         weight_decay=grpo.weight_decay,
         use_vllm=torch.cuda.is_available() if grpo.use_vllm is None else grpo.use_vllm,
         vllm_gpu_memory_utilization=grpo.vllm_gpu_memory_utilization,
+        # Left out, vLLM's cache must hold all positions that the model has.
+        vllm_max_model_length=longest_prompt + config.max_new_tokens,
     )

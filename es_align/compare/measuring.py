@@ -2,7 +2,7 @@
 
 Every evaluation, of either method, is `es-align eval`'s: the same engine, renderer, scorer and
 length of answer. ES arms were evaluated while they ran, in their own precision; GRPO's adapters are
-evaluated here, on the bf16 model that they were trained on.
+evaluated here, on the bf16 model, which is the one that they were trained on by default.
 """
 
 import json
@@ -23,7 +23,6 @@ from es_align.compare.records import (
     Result,
     Trained,
     adapter_folder,
-    as_optional,
     best_step,
 )
 from es_align.config import Config, TaskConfig, heldout_new_tokens, heldout_task
@@ -74,8 +73,7 @@ def _points(job: Job, folder: Path, trained: Trained) -> Iterator[Point]:
             task=heldout_task(config).name,
             overrides=[f"precision={model.precision}", *overrides],
         )
-        rewards_P, passed_P = as_optional(evaluation.rewards_P), as_optional(evaluation.passed_P)
-        yield Point(step, spent, rewards_P, passed_P)
+        yield Point.of(evaluation, step, spent)
 
 
 def _drift(job: Job, folder: Path, best: int, drift: DriftConfig) -> Drift:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from es_align.budget import NOTHING, Spent
 from es_align.compare.config import HeldoutScore
 from es_align.errors import RunFolderError
-from es_align.evaluation import or_least
+from es_align.evaluation import Evaluation, or_least
 from es_align.sealed import replace_file
 from workers.footprint import Footprint
 
@@ -23,6 +23,20 @@ class Point:
     spent: Spent  # on training until then
     rewards_P: tuple[float | None, ...]  # None: no score
     passed_P: tuple[float | None, ...]  # 0 or 1; None: no score or no verdict
+    metrics: Mapping[str, float] = field(default_factory=dict)  # means, such as of "flexible"
+    reasons: Mapping[str, int] = field(default_factory=dict)  # how many prompts ended how
+
+    @classmethod
+    def of(cls, evaluation: Evaluation, step: int, spent: Spent) -> "Point":
+        """What an evaluation found."""
+        return cls(
+            step,
+            spent,
+            as_optional(evaluation.rewards_P),
+            as_optional(evaluation.passed_P),
+            evaluation.metrics,
+            evaluation.reasons,
+        )
 
     @property
     def reward(self) -> float:
@@ -166,7 +180,14 @@ def rank(point: Point, score: HeldoutScore) -> tuple[float, float]:
 def points_of(rows: Sequence[dict]) -> tuple[Point, ...]:
     """Points from their JSON."""
     return tuple(
-        Point(row["step"], Spent(*row["spent"]), tuple(row["rewards_P"]), tuple(row["passed_P"]))
+        Point(
+            row["step"],
+            Spent(*row["spent"]),
+            tuple(row["rewards_P"]),
+            tuple(row["passed_P"]),
+            row["metrics"],
+            row["reasons"],
+        )
         for row in rows
     )
 
