@@ -23,16 +23,20 @@ NEW_TOKENS = {
     "reasoning_gym": 128,
     "letters": 8,
     "ifeval": 1280,
+    "prompts": 256,
 }
 NEW_TOKENS_OF_KINDS = 320  # instructions with task.kinds: stories, letters, two answers
-WITH_TEST_SPLIT = ("gsm8k", "ifeval")
+WITH_TEST_SPLIT = ("gsm8k", "ifeval", "prompts")
 
 
 class TaskConfig(Section):
     """What the model is asked, and how answers are scored."""
 
-    name: Literal["instructions", "gsm8k", "reasoning_gym", "letters", "ifeval"] = "instructions"
-    """ifeval is there to test on (`evaluation.task`), not to train on."""
+    name: Literal["instructions", "gsm8k", "reasoning_gym", "letters", "ifeval", "prompts"] = (
+        "instructions"
+    )
+    """prompts are your own, with a `reward` of your choice; ifeval is there to test on
+    (`evaluation.task`), not to train on."""
     families: tuple[str, ...] = ()
     """instructions: constraint families to draw from; empty means all."""
     kinds: tuple[str, ...] = ()
@@ -45,14 +49,14 @@ class TaskConfig(Section):
     brief; none: IFEval's own range, up to 800."""
     path: str | None = None
     """gsm8k: folder with train.jsonl and test.jsonl; ifeval: input_data.jsonl or its folder; none
-    means the Hugging Face hub."""
+    means the Hugging Face hub. prompts: a folder like gsm8k's, or one file (docs/tasks.md)."""
     dataset: str = "chain_sum"
     """reasoning_gym: name of the procedural data set."""
     num_train: Count = 512
     """Prompts in the training pool."""
     num_heldout: Annotated[int, Field(ge=0)] = 64
-    """Held-out prompts, disjoint from the pool; never trained on. 0: all there are (gsm8k, and
-    where it is left out ifeval)."""
+    """Held-out prompts, disjoint from the pool; never trained on. 0: all there are (gsm8k,
+    prompts, and where it is left out ifeval)."""
     num_sft: Annotated[int, Field(ge=0)] = 0
     """gsm8k: problems of the training split that are kept for a warm start (`es-align sft`) and
     never asked; ESSA's splits are 1495 and num_train 5978."""
@@ -108,7 +112,8 @@ class RewardConfig(Section):
     """A completion passes from this score on; none: the reward's own verdict, 1.0 for a function of
     yours; log_likelihood and reward_model have none. The first of several rewards decides."""
     time_limit_s: Positive = 10.0
-    """math, regex, json_schema, functions of yours: of one call; what is later is killed."""
+    """math, regex, json_schema, reasoning_gym, functions of yours: of one call; what is later is
+    killed."""
     batch_size: Count = 16
     """Functions of yours: completions in one call; asked one at a time where it fails."""
     processes: Count | None = None

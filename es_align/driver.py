@@ -181,7 +181,7 @@ def rollout_metrics(
         "reward/mean": float(np.nanmean(reward_M)),
         "reward/best": float(np.nanmax(reward_M)),
         "reward/std": float(np.nanstd(reward_M)),
-        "reward/pass_rate": float(rollout.passed_MP.mean()),
+        "reward/pass_rate": _mean(rollout.passed_MP),
         "fitness/std": _spread(fitness_M),
         "noise_floor/std": float("nan") if noise_floor is None else noise_floor,
         "completions": rollout.num_completions,
@@ -214,6 +214,11 @@ def _headline(evaluation: Evaluation) -> float:
     """The pass rate, or the mean reward where the reward has no verdict."""
     rate = evaluation.pass_rate
     return rate if np.isfinite(rate) else evaluation.reward
+
+
+def _mean(values: np.ndarray) -> float:
+    finite = values[np.isfinite(values)]
+    return float(finite.mean()) if len(finite) else float("nan")
 
 
 def _spread(values: Sequence[float] | np.ndarray) -> float:

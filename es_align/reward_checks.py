@@ -81,18 +81,29 @@ def _own_option(spec: RewardSpec, names: Sequence[str]) -> str:
     return "".join(f", or set options.{name}" for name in names if name in known)
 
 
-def check_columns(config: Config, columns: Columns) -> None:
-    """Refuse a reward that needs a column which a prompt of the task, with these, does not have."""
-    for spec in reward_specs(config):
+def check_columns(config: Config, columns: Columns, task: str, reward_name: str | None) -> None:
+    """Refuse rewards, those configured or else the task's own, that do not go with prompts of these
+    columns, and a task that has none of its own (`reward_name` None) where none is configured.
+
+    `task` is what an error calls it. Raises ConfigError.
+    """
+    own = () if reward_name is None else (RewardSpec(reward_name),)
+    specs = reward_specs(config) or own
+    if not specs:
+        raise ConfigError(
+            f"{task} has no reward of its own; set reward to path/to/file.py:function, or to one "
+            f"of {', '.join((*REWARDS, *MODEL_REWARDS))} (docs/rewards.md)"
+        )
+    for spec in specs:
         if spec.is_shipped:
             _try(spec, columns)
             continue
         missing = [name for name in _required_columns(spec) if name not in columns]
         if missing:
             raise ConfigError(
-                f"reward={spec.name} asks for {', '.join(missing)}, and the columns of "
-                f"task.name={config.task.name} are {', '.join(columns) or 'none'}; take what is "
-                "there, or give the argument a default"
+                f"reward={spec.name} asks for {', '.join(missing)}, and the columns of {task} are "
+                f"{', '.join(columns) or 'none'}; take what is there, or give the argument a "
+                "default"
             )
 
 

@@ -31,12 +31,17 @@ def make_checked_task(config: Config) -> Task:
     task = make_task(
         config.task, seed=config.seed, prompts_per_generation=config.prompts_per_generation
     )
-    check_columns(config, task.train[0].columns)
+    name = f"task.name={task.name}"
+    check_columns(config, task.train[0].columns, name, task.reward_name)
     tested = config.evaluation.task
     if tested is None:
         return task
     heldout = make_heldout(tested)
     check_apart(task, tested, heldout)
+    name = f"evaluation.task.name={tested.name}"
+    has_own = heldout.reward_name is not None
+    scored = config.model_copy(update={"reward": ()}) if has_own else config
+    check_columns(scored, heldout.prompts[0].columns, name, heldout.reward_name)
     return task.tested_on([replace(p, reward_name=heldout.reward_name) for p in heldout.prompts])
 
 

@@ -16,6 +16,20 @@ from rewards.columns import mapping_column, text_column
 
 UNMARKED_SHARE = 0.5
 FORMAT_REWARD = 0.1
+# Their scorers evaluate the answer as Python, by eval or SymPy's parser, which is no better.
+EVALUATING = frozenset(
+    {
+        "binary_matrix",
+        "countdown",
+        "intermediate_integration",
+        "n_queens",
+        "polynomial_multiplication",
+        "puzzle24",
+        "simple_integration",
+        "spiral_matrix",
+        "string_insertion",
+    }
+)
 _MARKER = "####"
 _EDGES = " \t*_`$.,;:!?\"'()"
 
@@ -27,9 +41,15 @@ def reasoning_gym_reward(completion: str, columns: Columns) -> Score:
     """Score one completion; columns `dataset` (its name) and `entry` (the row as generated).
 
     Reasons: ok, unmarked (right, but not after `####`), partial, wrong, no_answer, empty. Raises
-    DataError for a missing column and ConfigError for an unknown data set.
+    DataError for a missing column and ConfigError for a data set that is unknown or EVALUATING.
     """
-    scorer = get_scorer(text_column(columns, "dataset"))
+    dataset = text_column(columns, "dataset")
+    if dataset in EVALUATING:
+        raise ConfigError(
+            f"reasoning_gym's scorer of {dataset} would run what a model wrote as Python code; set "
+            "task.dataset to another, or reward to one that does not (there is reward=countdown)"
+        )
+    scorer = get_scorer(dataset)
     entry = mapping_column(columns, "entry")
     marked = marked_answer(completion)
     unmarked = {last_line(completion), last_word(completion)} - {""}

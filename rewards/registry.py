@@ -70,11 +70,12 @@ MODEL_REWARDS: Mapping[str, type] = {
     REWARD_MODEL: RewardModelOptions,
 }
 # One completion may keep these busy for ever.
-ISOLATED = frozenset({"math", "regex", "json_schema"})
+ISOLATED = frozenset({"math", "regex", "json_schema", "reasoning_gym"})
 # A completion and columns that make them import what they import late, outside the time limit.
 WARM_UP: Mapping[str, tuple[str, Columns]] = {
     "math": ("\\boxed{1}", {"answer": "1"}),
     "json_schema": ("{}", {"schema": {}}),
+    "reasoning_gym": ("#### 1", {"dataset": "chain_sum", "entry": {"answer": "1"}}),
 }
 
 

@@ -317,3 +317,19 @@ def test_trained_on_likelihood_and_tested_by_answers(workers_here, data, tiny_co
     assert (again.reward, again.figures["strict"]) == (result.best.reward, result.best.pass_rate)
     trained = [row for row in read(tmp_path / "run" / "metrics.jsonl") if "reward/mean" in row]
     assert all(row["reward/mean"] < 0 for row in trained)  # a log probability
+
+
+def test_prompts_of_ones_own_are_trained_on_and_tested(workers_here, tiny_config, tmp_path):
+    rows = [{"prompt": f"Say {n}.", "answer": str(n)} for n in range(30)]
+    file = tmp_path / "mine.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    own = [f"task={{name: prompts, path: {file}, num_train: 8, num_heldout: 5}}"]
+    config = apply_overrides(tiny_config, [*own, "reward=exact_match", "generations=1"])
+    with workers_here():
+        result = train(config, run_dir=tmp_path / "run")
+        again = evaluate(str(tmp_path / "run"))
+        whole = evaluate("tiny", task="prompts", data=file, overrides=[*HERE, "reward=exact_match"])
+    assert (result.baseline.n, again.n, whole.n) == (5, 5, 30)
+    assert (again.task, again.reward) == ("prompts", result.best.reward)
+    asked = [row["prompt"] for row in read(tmp_path / "run" / "samples.jsonl")]
+    assert asked and set(asked) <= {row["prompt"] for row in rows}

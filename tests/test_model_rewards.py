@@ -54,9 +54,9 @@ def test_what_a_likelihood_cannot_do_is_refused(settings: dict, told: str) -> No
 def test_the_column_of_the_reference_must_be_there() -> None:
     config = config_of({"name": "log_likelihood", "options": {"column": "gold"}})
     validate(config)
-    check_columns(config, {"gold": "18"})
+    check_columns(config, {"gold": "18"}, "task.name=gsm8k", "gsm8k")
     with pytest.raises(ConfigError, match="needs the column 'gold' and the row has answer"):
-        check_columns(config, {"answer": "18"})
+        check_columns(config, {"answer": "18"}, "task.name=gsm8k", "gsm8k")
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_a_folder_is_named_from_its_root_for_workers(
     reward = {"name": "reward_model", "options": {"model": judge.name}, "pass_at": 0.5}
     config = config_of([reward, "letters"], objective="pass@2", **TWICE)
     validate(config)
-    check_columns(config, {})
+    check_columns(config, {}, "task.name=letters", "letters")
     assert reward_specs(config)[0].options["model"] == os.path.realpath(judge)
 
 
@@ -110,8 +110,8 @@ def test_a_folder_is_named_from_its_root_for_workers(
         (
             {"name": "reward_model", "batch_size": 64},
             "reward=reward_model does not read batch_size: processes and limits are for "
-            "json_schema, math, regex and functions of yours, batches and chat for these "
-            "functions; leave it out, or set options.batch_size",
+            "json_schema, math, reasoning_gym, regex and functions of yours, batches and chat for "
+            "these functions; leave it out, or set options.batch_size",
         ),
     ],
 )

@@ -97,7 +97,8 @@ def lose(faults: dict[int, tuple[int, ...]], monkeypatch: pytest.MonkeyPatch) ->
 
     def evaluate_faulty(evaluator: Evaluator, chunk: Chunk) -> ChunkResult:
         is_faulty = chunk.members[0] in faults.get(chunk.generation, ())
-        evaluator.reward = not_a_number if is_faulty else get_reward("letters")
+        reward = not_a_number if is_faulty else get_reward("letters")
+        monkeypatch.setattr("rewards.scoring.get_reward", lambda name: reward)
         return evaluate(evaluator, chunk)
 
     monkeypatch.setattr(Evaluator, "evaluate", evaluate_faulty)

@@ -87,12 +87,15 @@ def test_columns_that_are_not_there_are_named(tmp_path: Path) -> None:
     file = tmp_path / "mine.py"
     file.write_text("def score(prompts, completions, answer, level): ...")
     config = config_of(f"{file}:score")
-    check_columns(config, {"answer": "1", "level": 3})
-    with pytest.raises(ConfigError, match=r"asks for level, and the columns of .* are answer; "):
-        check_columns(config, {"answer": "1"})
+    task = ("task.name=gsm8k", "gsm8k")
+    check_columns(config, {"answer": "1", "level": 3}, *task)
+    with pytest.raises(
+        ConfigError, match=r"asks for level, and the columns of task.name=gsm8k are answer; "
+    ):
+        check_columns(config, {"answer": "1"}, *task)
     with pytest.raises(ConfigError, match=r"countdown does not go with the task: .*'numbers'"):
-        check_columns(config_of("countdown"), {"answer": "1"})
-    check_columns(config_of("gsm8k", "letters"), {"answer": "1"})
+        check_columns(config_of("countdown"), {"answer": "1"}, *task)
+    check_columns(config_of("gsm8k", "letters"), {"answer": "1"}, *task)
 
 
 def test_a_relative_path_works_where_neither_file_nor_folder_is(
@@ -133,7 +136,7 @@ def test_the_reward_in_the_readme_trains(
     workers_here: Callable[[], AbstractContextManager[None]],
 ) -> None:
     """As it stands there: ten lines, in a file named as its command names it."""
-    section = README.read_text().partition("## A reward of your own")[2]
+    section = README.read_text().partition("## Prompts and a reward of your own")[2]
     found = re.search(r"```python\n(.*?)```", section, re.DOTALL)
     assert found is not None and len(found[1].splitlines()) == 10
     assert "reward=brief.py:score" in section

@@ -117,6 +117,22 @@ PARTS: list[tuple[list[str], str]] = [
             "set strategy.momentum=0.9, strategy.shaping=z_score, or use strategy.kind=openai_es",
         ),
         (
+            ["strategy.learning_rate_schedule=cosine"],
+            "strategy.learning_rate_schedule=cosine goes from learning_rate to "
+            "strategy.learning_rate_final=1.0 of it, so it stays what it is; set "
+            "strategy.learning_rate_final=0.1 or the like, or leave the schedule out",
+        ),
+        (
+            [
+                "space.kind=lora",
+                "strategy.kind=eggroll",
+                "strategy.optimizer=sgd",
+                "strategy.momentum=0.95",
+            ],
+            "strategy.momentum=0.95: strategy.optimizer=sgd has none; set "
+            "strategy.optimizer=momentum, or leave momentum out",
+        ),
+        (
             ["strategy.sigma_final=0.1"],
             "strategy.sigma_final=0.1 is only read with a schedule; set "
             "strategy.sigma_schedule=linear, cosine or exponential, or leave it out",
@@ -239,6 +255,14 @@ def test_vllm_must_be_installed(tiny_config: Config, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match="vLLM is not installed; run `make setup`"):
         validate(apply_overrides(tiny_config, ["workers.engine=vllm", "precision=bf16"]))
+
+
+def test_vllm_for_gpus_needs_one(tiny_config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("es_align.preflight.versions", lambda names: dict.fromkeys(names, "0.31"))
+    with pytest.raises(ConfigError, match=r"computes on GPUs; set workers\.gpus=1, or make an"):
+        validate(apply_overrides(tiny_config, ["workers.engine=vllm", "precision=bf16"]))
+    with_gpu = ["workers.engine=vllm", "precision=bf16", "workers.gpus=1"]
+    validate(apply_overrides(tiny_config, with_gpu))
 
 
 def test_model_folder_must_hold_a_model(tiny_config: Config, tmp_path: Path) -> None:

@@ -4,7 +4,6 @@
 Shape suffixes: _M members, _P prompts, _S samples of a prompt.
 """
 
-import functools
 import hashlib
 import tempfile
 import time
@@ -14,8 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rewards.base import Prompted, Score, score_batch
-from rewards.registry import get_reward
+from rewards.base import Prompted
 from rewards.specs import RewardSpec, num_together
 from workers.answers import Answered, chunk_result
 from workers.engines.base import Completion, Forced, Likelihood, Request
@@ -40,7 +38,7 @@ from workers.references import (
     reference_tokens,
 )
 from workers.rendering import Renderer
-from workers.starting import WorkerSpec, check_lengths, start_engine, start_means, start_scorer
+from workers.starting import WorkerSpec, check_lengths, start_engine, start_means, start_scorers
 
 
 class Evaluator:
@@ -52,12 +50,11 @@ class Evaluator:
         """Load the model and hook it.
         Raises EsAlignError if model, prompts or population do not fit.
         """
-        self.reward = get_reward(spec.reward_name)
         self.likelihood = likelihood_reward(spec.rewards)
         self.has_verdict = not spec.rewards or spec.rewards[0].has_verdict
         self.num_together = num_together(spec.rewards)
         self.scoring_limit_s = spec.scoring_limit_s
-        self.scorer = start_scorer(spec)
+        self.scorers = start_scorers(spec, prompts)
         self.mean_folder = spec.mean_folder
         self.prompts = {prompt.prompt_id: prompt for prompt in prompts}
         model_path = spec.locate_model()
@@ -106,9 +103,10 @@ class Evaluator:
         prompts = [self.prompts[prompt_id] for _, prompt_id, _ in asked]
         reward_name = prompts[0].reward_name  # a chunk's prompts are of one task
         num_together = self.num_together if reward_name is None else 1
-        score = functools.partial(self._scores, reward_name)
         started = time.perf_counter()
-        with ScoringBeside(score, len(asked), num_together, self.scoring_limit_s) as scoring:
+        with ScoringBeside(
+            self.scorers[reward_name].score, len(asked), num_together, self.scoring_limit_s
+        ) as scoring:
 
             def hand_over(place: int, completion: Completion) -> None:
                 prompt = prompts[place]
@@ -146,15 +144,6 @@ class Evaluator:
             generate_s=scored - started,
             score_s=0.0,
         )
-
-    def _scores(
-        self, reward_name: str | None, items: Sequence[Prompted], limit_s: float
-    ) -> list[Score]:
-        if self.scorer is not None and reward_name is None:
-            return self.scorer.score(items, limit_s)
-        reward = self.reward if reward_name is None else get_reward(reward_name)
-        texts, rows = [item.completion for item in items], [item.columns for item in items]
-        return score_batch(reward, texts, rows)
 
     def canary(self, members: Members, prompt_id: str) -> list[str]:
         """Names of hooked modules where the first of two members is the same as the second, the

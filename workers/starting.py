@@ -14,6 +14,7 @@ from workers.checkpoints import Checkpoint
 from workers.engines.base import Engine, EngineSpec
 from workers.layers import PerturbedLayer
 from workers.means import Means, MeanSettings
+from workers.protocol import Prompt
 from workers.references import likelihood_reward
 from workers.rendering import Renderer
 
@@ -26,13 +27,14 @@ class WorkerSpec:
     # Run on the worker's machine, so each converts or fetches its own.
     locate_model: Callable[[], Path]
     precision: str
-    reward_name: str
+    reward_name: str | None  # None: there are `rewards`
     max_members: int
     max_model_len: int
     max_new_tokens: int
     kv_cache_gb: float
     num_threads: int
     is_compiled: bool = False
+    device: Literal["cpu", "cuda"] | None = None  # as in `EngineSpec`
     means: MeanSettings | None = None  # of a seeded space, whose mean each worker moves itself
     mean_folder: Path | None = None  # where means are stored, on the machines that see it
     locate_reference: Callable[[], Path] | None = None  # full precision, where the mean is weights
@@ -58,6 +60,7 @@ def start_engine(
         kv_cache_gb=spec.kv_cache_gb,
         num_threads=spec.num_threads,
         is_compiled=spec.is_compiled,
+        device=spec.device,
     )
     return import_engine(spec)(engine_spec, renderer)
 
@@ -81,16 +84,25 @@ def import_engine(spec: WorkerSpec) -> Callable[[EngineSpec, Renderer], Engine]:
         ) from error
 
 
-def start_scorer(spec: WorkerSpec) -> Scorer | None:
-    """The configured rewards, loaded; None where the task's own or the engine scores.
+def start_scorers(spec: WorkerSpec, prompts: Sequence[Prompt]) -> dict[str | None, Scorer]:
+    """The rewards, loaded, by `Prompt.reward_name`; of None, which are the worker's own, none where
+    the engine scores.
 
     Raises ConfigError or ModelError if one cannot be.
     """
-    if not spec.rewards or likelihood_reward(spec.rewards) is not None:
-        return None
-    scorer = Scorer(spec.rewards, spec.num_threads, spec.scoring_limit_s)
-    scorer.start()
-    return scorer
+    rewards: dict[str | None, tuple[RewardSpec, ...]] = {
+        name: (RewardSpec(name),) for name in {prompt.reward_name for prompt in prompts} if name
+    }
+    own = spec.rewards or (() if spec.reward_name is None else (RewardSpec(spec.reward_name),))
+    if own and likelihood_reward(own) is None:
+        rewards[None] = own
+    scorers = {
+        name: Scorer(specs, spec.num_threads, spec.scoring_limit_s)
+        for name, specs in rewards.items()
+    }
+    for scorer in scorers.values():
+        scorer.start()
+    return scorers
 
 
 def start_means(

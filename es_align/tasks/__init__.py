@@ -10,6 +10,7 @@ from es_align.tasks.gsm8k import heldout_problems, make_gsm8k
 from es_align.tasks.ifeval import ifeval_prompts, make_ifeval
 from es_align.tasks.instructions import make_instructions
 from es_align.tasks.letters import make_letters
+from es_align.tasks.prompts import heldout_rows, make_prompts
 from es_align.tasks.reasoning_gym import make_reasoning_gym
 from kernels.errors import ConfigError
 from workers.protocol import Prompt
@@ -42,6 +43,7 @@ class Entry:
 
     make: TaskMaker
     reads: tuple[str, ...]
+    has_reward: bool = True  # of its own
 
 
 TASKS: Mapping[str, Entry] = {
@@ -51,6 +53,7 @@ TASKS: Mapping[str, Entry] = {
     "gsm8k": Entry(make_gsm8k, ("num_fewshot", "num_sft", "path", "seed")),
     "reasoning_gym": Entry(make_reasoning_gym, ("dataset", "seed")),
     "letters": Entry(make_letters, ("seed",)),
+    "prompts": Entry(make_prompts, ("path", "seed"), has_reward=False),
     "ifeval": Entry(make_ifeval, ("path",)),
 }
 # With a test split of their own, which is read without the training split.
@@ -75,5 +78,7 @@ def make_heldout(config: TaskConfig) -> HeldOut:
     """What the task is tested on; raises ConfigError or DataError as `make_task`."""
     if config.name in BENCHMARKS:
         return HeldOut(config.name, config.name, tuple(BENCHMARKS[config.name](config)))
+    if config.name == "prompts":
+        return HeldOut(config.name, None, heldout_rows(config))
     task = make_task(config, seed=0, prompts_per_generation=1)
     return HeldOut(task.name, task.reward_name, task.heldout)

@@ -27,8 +27,8 @@ class Task(Protocol):
         ...
 
     @property
-    def reward_name(self) -> str:
-        """Key of `rewards.registry.REWARDS`."""
+    def reward_name(self) -> str | None:
+        """Key of `rewards.registry.REWARDS`; None: it has no reward of its own."""
         ...
 
     @property
@@ -55,7 +55,7 @@ class HeldOut:
     """What a model is tested on."""
 
     name: str  # of the task
-    reward_name: str  # key of `rewards.registry.REWARDS`
+    reward_name: str | None  # as of a task
     prompts: Sequence[Prompt]  # "heldout/0", ...
 
 
@@ -65,7 +65,7 @@ class PromptTask:
     def __init__(
         self,
         name: str,
-        reward_name: str,
+        reward_name: str | None,
         *,
         train: Sequence[Prompt],
         heldout: Sequence[Prompt],

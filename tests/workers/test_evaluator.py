@@ -13,7 +13,6 @@ from es_align.pooling import engine_path
 from es_align.tasks import make_task
 from rewards import registry
 from rewards.base import Columns, Score
-from workers import evaluator
 from workers.engines.base import Request
 from workers.evaluator import Evaluator, request_seed
 from workers.protocol import BASE_MEMBER, LOG_LIKELIHOOD, Chunk, Sampling
@@ -44,7 +43,7 @@ def faulty_reward(completion: str, columns: Columns) -> Score:
 def test_a_completion_without_score_is_counted_and_a_member_without_any_excluded(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(evaluator, "get_reward", lambda name: faulty_reward)
+    monkeypatch.setattr("rewards.scoring.get_reward", lambda name: faulty_reward)
     worker = Evaluator(SPEC, [], TASK.train)
     prompts = tuple(prompt.prompt_id for prompt in TASK.batch(0))
     result = worker.evaluate(Chunk(0, 0, (0, 1, 2), None, prompts, Sampling(2), (1,)))
@@ -80,7 +79,7 @@ def test_samples_of_a_prompt_are_taken_together(monkeypatch: pytest.MonkeyPatch)
         reward = next(rewards)
         return Score(reward, reward == 1.0, {"length": len(completion)}, "ok")
 
-    monkeypatch.setattr(evaluator, "get_reward", lambda name: in_order)
+    monkeypatch.setattr("rewards.scoring.get_reward", lambda name: in_order)
     worker = Evaluator(SPEC, [], TASK.train)
     prompts = tuple(prompt.prompt_id for prompt in TASK.batch(0)[:2])
     sampling = Sampling(4, temperature=1.0, seed=3, with_log_likelihood=True)

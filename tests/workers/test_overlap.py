@@ -140,7 +140,7 @@ def evaluated(worker: Evaluator, monkeypatch: pytest.MonkeyPatch, seed: int, sec
         return Score(float(completion), int(completion) % 3 == 0, {}, "ok")
 
     monkeypatch.setattr(worker, "engine", FakeEngine(seed, seconds_each))
-    monkeypatch.setattr(worker, "reward", slow)
+    monkeypatch.setattr("rewards.scoring.get_reward", lambda name: slow)
     prompts = tuple(worker.prompts)
     return worker.evaluate(Chunk(0, 0, (0, 1, 2, 3), None, prompts, Sampling(4), (2,)))
 
@@ -167,7 +167,7 @@ def test_a_hung_reward_after_a_slow_generation_leaves_the_chunk_in_time(
     limit_s, generation_s = 6.0, 4.0
     with Scorer([spec], 1) as scorer:
         scorer.start()
-        monkeypatch.setattr(worker, "scorer", scorer)
+        monkeypatch.setitem(worker.scorers, None, scorer)
         monkeypatch.setattr(worker, "num_together", NUM_ITEMS)  # scored when all are there
         monkeypatch.setattr(worker, "scoring_limit_s", limit_s)
         monkeypatch.setattr(worker, "engine", FakeEngine(1, generation_s / NUM_ITEMS))
