@@ -22,6 +22,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from es_align.adapters import save_adapter
+from es_align.bundled import BUNDLED_MODELS
 from es_align.config import Config
 from es_align.errors import ModelError
 from es_align.models import ModelPaths
@@ -53,6 +54,16 @@ library_name: peft
 A LoRA by es-align: generation {generation} of a run on {model} in {precision}.
 
 Base: {base}
+"""
+BUNDLED_NOTE = """
+That is no hub id: the model comes with es-align, and the machine that wrote this has it in
+{plain}. Give that folder to PEFT:
+
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    base = AutoModelForCausalLM.from_pretrained({plain!r})
+    model = PeftModel.from_pretrained(base, ADAPTER)
 """
 REPAIR_NOTE = """
 It holds the repair of that checkpoint's {precision} rounding, so it belongs on no other form of
@@ -105,7 +116,8 @@ def export_run(
 
     Raises ModelError if what is reloaded is not the run's model; `out` is then not written.
     """
-    draft = out.with_name(f".{out.name}-draft")
+    place = out.resolve()  # "." has no name
+    draft = place.with_name(f".{place.name}-draft")
     shutil.rmtree(draft, ignore_errors=True)
     base = adapter_base(config, model)
     space = load_space(config.space, folder.basis)
@@ -138,10 +150,7 @@ def export_run(
             f"{difference:.3g} in a logit (limit {limit:.3g}), so it was not saved; "
             "please report this with the versions in the run's ledger"
         )
-    if is_replaced:
-        shutil.rmtree(out, ignore_errors=True)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    draft.rename(out)
+    _put(draft, place, is_replaced=is_replaced)
     return ExportResult(
         path=str(out),
         base=base.name,
@@ -153,6 +162,21 @@ def export_run(
     )
 
 
+def _put(draft: Path, place: Path, *, is_replaced: bool) -> None:
+    """Move a finished folder to its place. An empty folder there is filled, not replaced: a shell
+    that stands in it would see nothing of another one.
+    """
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if place.is_dir() and not any(place.iterdir()):
+        for entry in draft.iterdir():
+            shutil.move(entry, place)
+        draft.rmdir()
+        return
+    if is_replaced:
+        shutil.rmtree(place, ignore_errors=True)
+    draft.rename(place)
+
+
 def adapter_base(config: Config, model: ModelPaths) -> AdapterBase:
     """The model as it was named, or the quantised checkpoint that the run repairs."""
     if config.space.basis == "quantisation_error":
@@ -161,9 +185,15 @@ def adapter_base(config: Config, model: ModelPaths) -> AdapterBase:
 
 
 def _readme(config: Config, model: ModelPaths, base: AdapterBase, generation: int) -> str:
-    text = README + (REPAIR_NOTE if base.name != model.name else "")
+    notes = (BUNDLED_NOTE, REPAIR_NOTE)
+    applies = (base.name in BUNDLED_MODELS, base.name != model.name)
+    text = README + "".join(note for note, is_due in zip(notes, applies, strict=True) if is_due)
     return text.format(
-        generation=generation, model=model.name, precision=config.precision, base=base.name
+        generation=generation,
+        model=model.name,
+        precision=config.precision,
+        base=base.name,
+        plain=str(base.plain),
     )
 
 
@@ -220,6 +250,7 @@ def _reference_engine(model_path: Path, factors_path: Path | None) -> TorchEngin
         max_model_len=0,
         kv_cache_gb=0,
         num_threads=torch.get_num_threads(),
+        device="cpu",  # where what is reloaded is, too
     )
     return TorchEngine(spec, Renderer(model_path))
 

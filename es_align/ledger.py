@@ -9,9 +9,11 @@ again to the same numbers. Damage anywhere else is an error, never repaired.
 Floats are written in Python's shortest exact form, so fitness reads back bit for bit.
 """
 
+import errno
 import fcntl
 import os
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -25,7 +27,10 @@ from es_align.records import (
     seal_record,
     verify_lines,
 )
-from es_align.sealed import digest, json_digest, sync_directory, unseal
+from es_align.sealed import digest, json_digest, link_draft, sync_directory, unseal
+
+# What file systems say that have no locks, such as object stores mounted as folders.
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 
 class Ledger:
@@ -58,17 +63,15 @@ class Ledger:
         Raises RunFolderError if the path exists: a ledger is never overwritten.
         """
         if path.exists():
-            raise RunFolderError(
-                f"{path} already holds a run; go on with --resume or choose another --run-dir"
-            )
+            raise _taken(path)
         line, checksum = seal_header(header)
         # Linked into place complete and locked: a kill leaves no ledger without a header.
         draft = path.with_name(f".{path.name}.{os.getpid()}")
         handle = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o644)
         _lock(handle, draft)
         num_bytes = _write(handle, line + b"\n")
-        os.link(draft, path)
-        draft.unlink()
+        link_draft(draft, path)
+        draft.unlink(missing_ok=True)
         sync_directory(path.parent)
         return cls(path, handle, header, [], head=checksum, num_bytes=num_bytes, dropped_tail=None)
 
@@ -162,6 +165,41 @@ class Ledger:
         self.close()
 
 
+@contextmanager
+def begun_alone(path: Path) -> Iterator[Ledger | None]:
+    """Hold a ledger's place while its run is begun: another start or resume there is refused.
+
+    Yields the ledger that is there, locked too, if its run never had a generation; it may go.
+    Raises RunFolderError if another process begins or writes a run there, or one has generations.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = path.with_name(f".{path.name}.lock")
+    with ExitStack() as held:
+        handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
+        held.callback(os.close, handle)
+        _lock(handle, lock)
+        held.callback(lock.unlink, missing_ok=True)  # while it is held: never another's
+        found = held.enter_context(Ledger.open(path, for_append=True)) if path.exists() else None
+        if found is not None and found.next_generation:
+            raise _taken(path)
+        yield found
+
+
+def check_lock(file: Path) -> None:
+    """Lock a file and let go; RunFolderError if its file system has no locks."""
+    handle = os.open(file, os.O_RDWR)
+    try:
+        _lock(handle, file)
+    finally:
+        os.close(handle)
+
+
+def _taken(path: Path) -> RunFolderError:
+    return RunFolderError(
+        f"{path} already holds a run; go on with --resume or choose another --run-dir"
+    )
+
+
 def _write(handle: int, line: bytes) -> int:
     rest = memoryview(line)
     while rest:
@@ -171,20 +209,45 @@ def _write(handle: int, line: bytes) -> int:
 
 
 def _lock(handle: int, path: Path) -> None:
-    """Take the exclusive lock; it goes with the process, so a killed driver leaves none behind."""
+    """Take the exclusive lock; it goes with the process, so a killed driver leaves none behind.
+
+    Raises RunFolderError if another process has it, the file was replaced since it was opened, or
+    the file system has no locks.
+    """
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise RunFolderError(
-            f"{path} is being written by {_holder(path)}; wait for that run to end or stop it, "
+            f"{path} is being written by {_holder(handle)}; wait for that run to end or stop it, "
             "or choose another --run-dir"
         ) from None
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        raise RunFolderError(
+            f"{path.parent} is on a file system without locks ({os.strerror(error.errno)}), which "
+            "keep two runs out of one folder; choose a --run-dir on a local disk, and for a copy "
+            "on shared storage set mirror"
+        ) from None
+    # Else the lock would be on a file that nobody finds any more.
+    if not _is_at(path, handle):
+        raise RunFolderError(
+            f"{path} was replaced by another start while this one opened it; see what runs in "
+            f"{path.parent}, then start again, or choose another --run-dir"
+        )
 
 
-def _holder(path: Path) -> str:
+def _is_at(path: Path, handle: int) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(handle))
+    except FileNotFoundError:
+        return False
+
+
+def _holder(handle: int) -> str:
     """Who holds the lock, where the kernel lists its locks (Linux)."""
     locks = Path("/proc/locks")
-    inode = path.stat().st_ino
+    inode = os.fstat(handle).st_ino
     for line in locks.read_text().splitlines() if locks.is_file() else ():
         # "1: FLOCK  ADVISORY  WRITE 4711 08:01:131 0 EOF": pid, then device and inode
         columns = line.split()

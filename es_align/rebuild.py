@@ -45,6 +45,7 @@ class Rebuilt:
     strategy: Strategy
     moves: Sequence[Move]  # that bring a worker's mean there; none where the strategy has the mean
     mean_digest: str  # as in the ledger
+    skipped: tuple[str, ...] = ()  # checkpoints that were of no use, and why
 
 
 def mean_settings(config: Config) -> MeanSettings | None:
@@ -98,11 +99,13 @@ def run_at(folder: RunFolder, config: Config, ledger: Ledger, completed: int) ->
     LedgerError if the result is not the state the ledger recorded.
     """
     strategy = start_strategy(config, ledger.header)
-    found = latest(folder.checkpoints, at_most=completed).checkpoint
+    found, skipped = latest(folder.checkpoints, at_most=completed)
     first = 0
     if found is not None and found.mean_digest == _expected(ledger, found.generation):
         strategy.load_state(found.state)
         first = found.generation
+    elif found is not None:
+        skipped += (f"{found.path} is of another mean than {folder.ledger} says",)
     moves = _retold(strategy, ledger.records[first:completed])
     expected = _expected(ledger, completed)
     mean_D = strategy.mean_D
@@ -112,7 +115,7 @@ def run_at(folder: RunFolder, config: Config, ledger: Ledger, completed: int) ->
             f"{digest(mean_D)[:12]}, the ledger says {expected[:12]}; it was written by another "
             f"version of es-align or NumPy ({dict(ledger.header.versions)}): use that one"
         )
-    return Rebuilt(strategy, moves, expected)
+    return Rebuilt(strategy, moves, expected, skipped)
 
 
 def _retold(strategy: Strategy, records: Sequence[LedgerRecord]) -> list[Move]:

@@ -88,13 +88,13 @@ def check_files(folder: Path, files: Mapping[str, bytes]) -> None:
         if place not in kept:
             raise RunFolderError(
                 f"{folder} has no copy of {name}: it was begun without this file, or "
-                f"{root / place} was removed; do without it or restore the copy, or start a new "
-                "run in another --run-dir"
+                f"{root / place} was removed; do without it or restore the copy, or start anew "
+                "in another folder"
             )
         if files.get(place) != kept[place]:
             raise RunFolderError(
                 f"{folder} was begun with another {name}, which is kept in "
-                f"{root / place}; put it back, or start a new run in another --run-dir"
+                f"{root / place}; put it back, or start anew in another folder"
             )
 
 
@@ -103,15 +103,29 @@ def check_parts(
 ) -> None:
     """Raise RunFolderError if a reward model or a package is another than when a run was begun."""
     for reward, now in parts.items():
-        before = kept.get(reward, {})
-        for part in sorted({*before, *now}):
-            old, new = before.get(part, "none"), now.get(part, "none")
-            if old != new:
-                raise RunFolderError(
-                    f"{folder} was begun with {part} {old:.20} of reward {reward}, now it is "
-                    f"{new:.20}; restore the file or install that version, or start a new run in "
-                    "another --run-dir"
-                )
+        remedy = "restore the file or install that version"
+        check_same(folder, f"reward {reward}", kept.get(reward, {}), now, remedy)
+
+
+def check_same(
+    folder: Path, owner: str, kept: Mapping[str, str], parts: Mapping[str, str], remedy: str
+) -> None:
+    """Raise RunFolderError, with the remedy in it, if a part of `owner` is another than when a run
+    was begun; names the first.
+    """
+    for part in sorted({*kept, *parts}):
+        old, new = kept.get(part, "none"), parts.get(part, "none")
+        if old != new:
+            raise RunFolderError(
+                f"{folder} was begun with {part} {old:.20} of {owner}, now it is {new:.20}; "
+                f"{remedy}, or start anew in another folder"
+            )
+
+
+def file_digests(folder: Path) -> dict[str, str]:
+    """SHA-256 of a folder's weights, configuration and tokenizer, by file name; all are read."""
+    files = (file for file in sorted(folder.iterdir()) if file.suffix in MODEL_SUFFIXES)
+    return {file.name: _file_digest(file) for file in files if file.is_file()}
 
 
 def _modules_beside(path: Path, content: bytes) -> dict[str, bytes]:
@@ -145,8 +159,7 @@ def _model_parts(spec: RewardSpec) -> dict[str, str]:
     folder = Path(options.model)
     if not folder.is_dir():
         return {"commit": config_path(options).parent.name}  # of the hub's snapshot
-    files = (file for file in sorted(folder.iterdir()) if file.suffix in MODEL_SUFFIXES)
-    return {file.name: _file_digest(file) for file in files if file.is_file()}
+    return file_digests(folder)
 
 
 def _package_version(name: str) -> dict[str, str]:

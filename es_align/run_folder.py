@@ -18,7 +18,10 @@ the run goes on.
 """
 
 import json
+import os
+import uuid
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -28,8 +31,8 @@ from es_align.config import Config
 from es_align.config_errors import describe_errors
 from es_align.config_loading import changed_fields
 from es_align.errors import RunFolderError
-from es_align.ledger import Ledger
-from es_align.sealed import is_draft, replace_file, write_synced
+from es_align.ledger import Ledger, check_lock
+from es_align.sealed import is_draft, replace_file, sync_directory, write_synced
 from rewards.base import JsonValue
 from workers.protocol import Sample
 
@@ -75,14 +78,21 @@ class RunFolder:
         return self.ledger.is_file()
 
     def check_writes(self) -> None:
-        """Try to write in the folder, and leave nothing; OSError if the disk refuses."""
+        """Try to write and to lock in the folder, and leave nothing.
+
+        Raises OSError if the disk refuses, RunFolderError if its file system has no locks.
+        """
         missing = [place for place in (self.path, *self.path.parents) if not place.exists()]
         self.path.mkdir(parents=True, exist_ok=True)
-        file = self.path / ".write-check.draft"
+        file = self.path / f".write-check.{uuid.uuid4().hex}.draft"  # another start has its own
         write_synced(file, b"es-align may write here\n")
-        file.unlink(missing_ok=True)
-        for place in missing:
-            place.rmdir()
+        try:
+            check_lock(file)
+        finally:
+            file.unlink(missing_ok=True)
+            with suppress(OSError):  # another start may be in it by now
+                for place in missing:
+                    place.rmdir()
 
     def write_config(self, config: Config) -> None:
         """Keep the resolved configuration."""
@@ -107,9 +117,17 @@ class RunFolder:
             ) from None
 
     def append_rows(self, file: Path, rows: Sequence[Mapping[str, object]]) -> None:
-        """Append JSON lines; flushed, not synced: the ledger is what a run stands on."""
+        """Append JSON lines; those that a resume goes by are on disk when this returns, so that a
+        ledger's line never outlasts them.
+        """
+        is_new, is_read = not file.exists(), file in (self.metrics, self.evaluations)
         with file.open("a", encoding="utf-8") as stream:
             stream.writelines(json.dumps(row, allow_nan=False) + "\n" for row in rows)
+            if is_read:
+                stream.flush()
+                os.fsync(stream.fileno())
+        if is_new and is_read:
+            sync_directory(self.path)
 
     def append_samples(self, generation: int, samples: Sequence[Sample]) -> None:
         """Keep completions for a person to read."""
@@ -153,7 +171,9 @@ def check_new(folder: RunFolder) -> None:
         raise RunFolderError(f"{folder.path} is a file; choose another --run-dir")
     if folder.path.is_dir():
         names = {entry.name for entry in folder.path.iterdir()} - left_overs
-        drafts = f".{LEDGER_FILE}."  # of ledgers, see Ledger.create
+        drafts = f".{LEDGER_FILE}."  # and the lock of a start, see es_align.ledger
+        if folder.checkpoints.is_dir() and not any(folder.checkpoints.iterdir()):
+            names.discard(CHECKPOINTS)  # made for workers that never stored a mean
         foreign = sorted(n for n in names if not (is_draft(n) or n.startswith(drafts)))
         if foreign:
             raise RunFolderError(

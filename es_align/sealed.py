@@ -78,20 +78,25 @@ def replace_file(path: Path, content: bytes) -> None:
 
 
 def link_new(path: Path, content: bytes) -> None:
-    """Write a file beside its place and link it into it; FileExistsError if there is one.
-
-    On a file system without links a look goes first.
-    """
+    """Write a file beside its place and link it into it; FileExistsError if there is one."""
     with _draft(path, content) as draft:
-        try:
-            os.link(draft, path)
-        except OSError as error:
-            if error.errno not in _NO_LINKS:
-                raise
-            if path.exists():
-                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
-            os.replace(draft, path)
+        link_draft(draft, path)
     sync_directory(path.parent)
+
+
+def link_draft(draft: Path, path: Path) -> None:
+    """Link a file into its place; FileExistsError if there is one.
+
+    On a file system without links a look goes first, and the draft's own name is gone.
+    """
+    try:
+        os.link(draft, path)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        if path.exists():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
+        os.replace(draft, path)
 
 
 def is_draft(name: str) -> bool:

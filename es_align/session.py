@@ -14,7 +14,14 @@ from es_align.config import Config
 from es_align.config_loading import config_digest
 from es_align.errors import EsAlignError, LedgerError
 from es_align.evaluation import Evaluation, best_of
-from es_align.ledger import Ledger, LedgerHeader, LedgerRecord, digest, optional_floats
+from es_align.ledger import (
+    Ledger,
+    LedgerHeader,
+    LedgerRecord,
+    begun_alone,
+    digest,
+    optional_floats,
+)
 from es_align.mirror import Mirror
 from es_align.models import ModelPaths
 from es_align.rebuild import Rebuilt, first_digest, mean_member, run_at, start_strategy
@@ -46,6 +53,7 @@ class Run:
         self.ledger = ledger
         self.strategy = start.strategy
         self.moves = start.moves  # that a worker makes at its start
+        self.skipped = start.skipped  # checkpoints that were of no use, and why
         self.mean_digest = start.mean_digest
         self.started = time.time() - self._seconds_before()
         self.evaluations = [Evaluation.from_row(r) for r in folder.read_rows(folder.evaluations)]
@@ -200,27 +208,31 @@ def begin_run(folder: RunFolder, config: Config, model: ModelPaths, task: Task) 
     """Start a new run; the ledger is created last, so a kill before leaves nothing that counts.
 
     Basis `activations` reads the training prompts. Raises ConfigError or ModelError if the space
-    cannot be made of this model.
+    cannot be made of this model, RunFolderError if the folder is another's.
     """
     check_new(folder)
-    folder.write_config(config)
-    keep_inputs(folder.path, RunInputs.of(config, model, task))
-    space = make_space(config.space, model.reference, engine_path=model.engine, prompts=task.train)
-    save_factors(space.factors, folder.basis)
-    mean_digest = first_digest(config, space.factors, space.dimension)
-    header = LedgerHeader(
-        run_id=uuid.uuid4().hex,
-        config_digest=config_digest(config),
-        seed=config.seed,
-        dimension=space.dimension,
-        basis_digest=space.digest,
-        mean_digest=mean_digest,
-        versions=versions(),
-    )
-    start = Rebuilt(start_strategy(config, header), (), mean_digest)
-    folder.drop_rows_after(-1)
-    folder.ledger.unlink(missing_ok=True)  # of a run that never had a generation, see check_new
-    return Run(folder, config, space, Ledger.create(folder.ledger, header), start)
+    with begun_alone(folder.ledger) as replaced:
+        folder.write_config(config)
+        keep_inputs(folder.path, RunInputs.of(config, model, task))
+        space = make_space(
+            config.space, model.reference, engine_path=model.engine, prompts=task.train
+        )
+        save_factors(space.factors, folder.basis)
+        mean_digest = first_digest(config, space.factors, space.dimension)
+        header = LedgerHeader(
+            run_id=uuid.uuid4().hex,
+            config_digest=config_digest(config),
+            seed=config.seed,
+            dimension=space.dimension,
+            basis_digest=space.digest,
+            mean_digest=mean_digest,
+            versions=versions(),
+        )
+        start = Rebuilt(start_strategy(config, header), (), mean_digest)
+        folder.drop_rows_after(-1)
+        if replaced is not None:
+            replaced.path.unlink()
+        return Run(folder, config, space, Ledger.create(folder.ledger, header), start)
 
 
 def resume_run(folder: RunFolder, config: Config, model: ModelPaths, task: Task) -> Run:

@@ -35,6 +35,13 @@ def run_training(
     reporter.start(_header(run, task))
     if run.ledger.dropped_tail is not None:
         reporter.note(run.ledger.dropped_tail)
+    for reason in run.skipped:
+        reporter.note(f"checkpoint skipped: {reason}; the ledger rebuilds what it held")
+    if run.completed and run.evaluation_at(0) is None:
+        reporter.note(
+            f"warning: {folder.evaluations} has no row of generation 0, so this run's gain will "
+            f"not be known; es-align eval {folder.path} --generation 0 scores its start"
+        )
     prompts = [*task.train, *task.heldout]
     means, layers = mean_settings(config), run.space.factors
     mean_folder = None if means is None else folder.checkpoints.resolve()
@@ -106,8 +113,9 @@ def _result(
     run: Run, best: Evaluation, noise_floor: float | None, driver_share: float, taken: Footprint
 ) -> TrainResult:
     config = run.config
-    before, after = run.evaluation_at(0), run.evaluation_at(run.completed)
-    assert before is not None and after is not None  # the loop evaluates both
+    after = run.evaluation_at(run.completed)
+    assert after is not None  # the loop evaluates it
+    before = run.evaluation_at(0) or _lost_baseline(after.num_prompts)
     reward_gain, pass_gain = gains(before, after, config)
     rows = [r for r in run.folder.read_rows(run.folder.metrics) if "completions" in r]
     return TrainResult(
@@ -134,6 +142,12 @@ def _result(
         peak_gpu_bytes=taken.peak_gpu_bytes,
         exported=str(_export_folder(run)),
     )
+
+
+def _lost_baseline(num_prompts: int) -> Evaluation:
+    """A baseline of which nothing is known, so that every gain over it is NaN."""
+    unknown_P = np.full(num_prompts, np.nan)
+    return Evaluation(0, unknown_P, unknown_P, {}, {})
 
 
 def _values(rows: list[dict], name: str) -> list[float]:

@@ -1,5 +1,7 @@
 """The ledger: exact, chained, one writer, and whole after any kill."""
 
+import errno
+import fcntl
 import json
 import os
 import subprocess
@@ -88,6 +90,24 @@ def test_a_new_ledger_overwrites_nothing(path: Path) -> None:
     with pytest.raises(RunFolderError, match="already holds a run; go on with --resume"):
         Ledger.create(path, HEADER)
     assert path.read_bytes() == before
+    assert [file.name for file in path.parent.iterdir()] == ["ledger.jsonl"]
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.ENOTSUP, errno.ENOSYS])
+def test_a_file_system_without_links_has_ledgers_too(
+    number: int, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*paths: Path) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "link", refuse)
+    with Ledger.create(path, HEADER) as ledger:
+        with pytest.raises(RunFolderError, match="is being written by"):
+            Ledger.open(path, for_append=True)
+        ledger.append(record(0))
+    with pytest.raises(RunFolderError, match="already holds a run"):
+        Ledger.create(path, HEADER)
+    assert Ledger.open(path).next_generation == 1
     assert [file.name for file in path.parent.iterdir()] == ["ledger.jsonl"]
 
 
@@ -232,6 +252,36 @@ def test_a_second_writer_is_refused_and_a_reader_is_not(path: Path) -> None:
     ledger.append(record(0))
     ledger.close()
     assert Ledger.open(path, for_append=True).next_generation == 1
+
+
+def test_a_lock_on_a_ledger_that_was_replaced_is_refused(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Opened, then another start puts its own there: what is appended would be in no file."""
+    write(path, 1)
+    real_lock = fcntl.flock
+
+    def replace_first(handle: int, operation: int) -> None:
+        monkeypatch.undo()
+        path.unlink()
+        write(path, 2)
+        real_lock(handle, operation)
+
+    monkeypatch.setattr(fcntl, "flock", replace_first)
+    with pytest.raises(RunFolderError, match=r"was replaced by another start .*; see what runs in"):
+        Ledger.open(path, for_append=True)
+    assert Ledger.open(path, for_append=True).next_generation == 2
+
+
+def test_a_file_system_without_locks_is_told(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(handle: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    write(path, 1)
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(RunFolderError, match=r"without locks .*a --run-dir on a local disk"):
+        Ledger.open(path, for_append=True)
+    assert Ledger.open(path).next_generation == 1, "to read needs none"
 
 
 def test_a_killed_writer_leaves_its_lock_to_the_next(path: Path) -> None:

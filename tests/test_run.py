@@ -212,8 +212,9 @@ def test_the_resolved_configuration_is_kept(straight: tuple[Path, TrainResult]) 
     assert config_of(straight[0]) == load_config(TINY)
 
 
+@pytest.mark.parametrize("space", ["singular_values", "core", "lora", "weights"])
 def test_a_sigma_too_small_to_act_is_found_before_the_first_generation(
-    tmp_path: Path, workers_here: Here
+    space: str, tmp_path: Path, workers_here: Here
 ) -> None:
     with (
         workers_here(),
@@ -222,7 +223,8 @@ def test_a_sigma_too_small_to_act_is_found_before_the_first_generation(
             match=r"sigma=1e-30 vanishes in precision=fp32; use a sigma of \S+e-\d+ or more",
         ),
     ):
-        train(load_config(TINY, ["strategy.sigma=1e-30"]), run_dir=tmp_path / "run")
+        overrides = [f"space.kind={space}", "strategy.sigma=1e-30"]
+        train(load_config(TINY, overrides), run_dir=tmp_path / "run")
     assert Ledger.open(tmp_path / "run" / "ledger.jsonl").next_generation == 0
     check_new(RunFolder(tmp_path / "run"))  # nothing was lost, so the folder may be used again
 

@@ -17,7 +17,7 @@ from transformers import AutoTokenizer
 from es_align import evaluate, export, load_config, replay, train
 from es_align.config import Config
 from es_align.errors import RunFolderError
-from es_align.models import resolve_model
+from es_align.models import ModelPaths, resolve_model
 from es_align.reward_inputs import (
     check_files,
     check_parts,
@@ -215,3 +215,56 @@ def test_a_resume_with_other_prompts_is_refused(tmp_path: Path, split: str) -> N
     check_inputs(tmp_path, inputs)
     with pytest.raises(RunFolderError, match="begun with other prompts, or other columns"):
         check_inputs(tmp_path, RunInputs.of(config, model, changed))
+
+
+def inputs_of(name: str, model: ModelPaths | None = None) -> RunInputs:
+    config = load_config(TINY, [f"model={name}"])
+    task = make_task(config.task, seed=0, prompts_per_generation=1)
+    return RunInputs.of(config, model or resolve_model(name, "fp32"), task)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
+def test_a_resume_with_another_model_in_the_folder_is_refused(tmp_path: Path, name: str) -> None:
+    model = tmp_path / "sft"
+    shutil.copytree(resolve_model("tiny", "fp32").source, model)
+    keep_inputs(tmp_path, inputs_of(str(model)))
+    copied = tmp_path / "elsewhere"  # as on another machine, with other times
+    shutil.copytree(model, copied, copy_function=shutil.copyfile)
+    (copied / "README.md").write_text("Another text.")
+    check_inputs(tmp_path, inputs_of(str(copied)))
+    content = (model / name).read_bytes()
+    (model / name).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    changed = ModelPaths(str(model), model, copied)  # whose tokeniser can be read in any case
+    told = rf"begun with {name} [0-9a-f]{{20}} of model {model}, now it is .*; put the model's fold"
+    with pytest.raises(RunFolderError, match=told):
+        check_inputs(tmp_path, inputs_of(str(model), changed))
+
+
+def test_a_resume_with_another_commit_of_the_hub_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And goes on after what the error says was done."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    cached = tmp_path / "models--owner--name"
+    begun, moved = "a" * 40, "b" * 40
+    for commit in (begun, moved):
+        shutil.copytree(resolve_model("tiny", "fp32").source, cached / "snapshots" / commit)
+    main = cached / "refs" / "main"
+    main.parent.mkdir()
+    main.write_text(begun)
+    keep_inputs(tmp_path, inputs_of("owner/name"))
+    main.write_text(moved)
+    told = rf"begun with commit a{{20}} of model owner/name, now it is b{{20}}; run .* {begun}` on"
+    with pytest.raises(RunFolderError, match=told):
+        check_inputs(tmp_path, inputs_of("owner/name"))
+    main.write_text(begun)
+    check_inputs(tmp_path, inputs_of("owner/name"))
+
+
+def test_a_run_of_a_version_that_kept_nothing_of_the_model_is_resumed(tmp_path: Path) -> None:
+    keep_inputs(tmp_path, inputs_of("tiny"))
+    file = tmp_path / "prompt.json"
+    kept = json.loads(file.read_text())
+    assert kept.pop("model") == {"bundled": "tiny"}
+    file.write_text(json.dumps(kept))
+    check_inputs(tmp_path, inputs_of("tiny"))
