@@ -52,9 +52,14 @@ class Work:
 class Dispatcher:
     """Hands chunks to the workers of a fleet."""
 
-    def __init__(self, fleet: Fleet) -> None:
+    def __init__(self, fleet: Fleet, *, is_deadline_learned: bool = True) -> None:
+        """`is_deadline_learned`: whether a chunk that takes far longer than those before means that
+        its worker hangs. Where rewards have time limits of their own it does not: a few completions
+        that loop take them to the end of the chunk's.
+        """
         self.fleet = fleet
         self.estimates = Estimates()
+        self.is_deadline_learned = is_deadline_learned
         self.num_retries = 0
         self.num_copies = 0
         self._meter = Meter(fleet)
@@ -92,7 +97,7 @@ class Dispatcher:
     def _hand_out(self, work: Work) -> None:
         """Give idle workers what is left, then what they would have done first."""
         work.next_late = FOREVER
-        idle = self.fleet.roster.idle
+        idle = self.fleet.idle
         num_given = min(len(idle), len(work.queue))
         for worker in idle[:num_given]:
             self._give(work, self._next(work, worker), worker)
@@ -118,8 +123,9 @@ class Dispatcher:
 
     def _give(self, work: Work, place: int, worker: Worker) -> None:
         chunk, failures = work.chunks[place], work.failures.get(place, 0)
-        longest_s = self.fleet.settings.call_deadline_s
-        deadline_s = self.estimates.deadline_s(chunk, longest_s, failures)
+        deadline_s = self.fleet.settings.call_deadline_s
+        if self.is_deadline_learned:
+            deadline_s = self.estimates.deadline_s(chunk, deadline_s, failures)
         call = self.fleet.call(
             worker.number, "evaluate", chunk, deadline_s=deadline_s, subject=(work, place)
         )
@@ -224,7 +230,7 @@ class Dispatcher:
         """
         asked: Call | None = None
         while True:
-            worker = next(iter(self.fleet.roster.idle), None)
+            worker = next(iter(self.fleet.idle), None)
             if asked is None and worker is not None:
                 deadline_s = self.fleet.settings.call_deadline_s
                 asked = self.fleet.call(worker.number, "evaluate", part, deadline_s=deadline_s)

@@ -46,6 +46,7 @@ class Fleet:
         self._load_arguments: Sequence[object] = ()
         self._calls = OpenCalls()
         self._moves: list[Move] = []
+        self._num_made: dict[int, int] = {}  # by worker: moves that it is known to have made
         self._agreement = Agreement()
         self._is_started = False
         self._set_aside: list[Over] = []  # until what is going on is over
@@ -86,8 +87,8 @@ class Fleet:
     def move(self, move: Move) -> Moved:
         """Let every worker take a step with its mean and agree on what it is then.
 
-        Those that are still busy with a chunk that somebody else has answered take it when they are
-        done, and are compared then. Raises WorkerError if the workers cannot agree.
+        Those still busy, with a chunk that somebody else has answered or with moves before it, take
+        it when they are done, and are compared then. Raises WorkerError if they cannot agree.
         """
         self._moves.append(move)
         self._agreement.reopen()
@@ -117,7 +118,7 @@ class Fleet:
 
         Raises an error that a user can mend, and WorkerError if nobody answers.
         """
-        answers, problem = self._ask(self.roster.idle, method, arguments, deadline_s)
+        answers, problem = self._ask(self.idle, method, arguments, deadline_s)
         if not answers:
             raise self.as_user_error(problem or TookTooLong("every worker is busy"), method)
         return answers
@@ -126,15 +127,11 @@ class Fleet:
         """What a worker without a chunk answers; None if there is none, or it fails and is made
         anew. For what a run can do without.
         """
-        answers, _ = self._ask(self.roster.idle[:1], method, arguments, deadline_s)
+        answers, _ = self._ask(self.idle[:1], method, arguments, deadline_s)
         return answers[0] if answers else None
 
     def _ask(
-        self,
-        workers: Sequence[Worker],
-        method: str,
-        arguments: Sequence[object],
-        deadline_s: float,
+        self, workers: Sequence[Worker], method: str, arguments: Sequence[object], deadline_s: float
     ) -> tuple[list[object], Exception | None]:
         """Answers in the order of the workers, and what went wrong with one of the others."""
         waiting = {
@@ -225,6 +222,11 @@ class Fleet:
         """All of them, by number."""
         return self.roster.workers
 
+    @property
+    def idle(self) -> list[Worker]:
+        """Those that would begin at once: no chunk, and no moves still to make."""
+        return [one for one in self.roster.idle if self._num_made[one.number] == one.num_moves]
+
     def states(self) -> Counter[State]:
         """How many workers are in each state."""
         return count_states(self.workers)
@@ -282,16 +284,19 @@ class Fleet:
         elif call.method == "load":
             assert isinstance(outcome, WorkerInfo)
             self._join(worker, outcome)
-        elif call.subject == len(self._moves):  # else one of several that it has to catch up with
-            assert isinstance(outcome, Moved)
-            worker.failed_moves = 0
-            self._compare(worker, outcome)
+        else:
+            assert isinstance(outcome, Moved) and isinstance(call.subject, int)
+            self._num_made[worker.number] = call.subject
+            if call.subject == len(self._moves):  # else one of several that it has to catch up with
+                worker.failed_moves = 0
+                self._compare(worker, outcome)
 
     def _join(self, worker: Worker, info: WorkerInfo) -> None:
         is_late = self._is_started or worker.num_started > 0
         self.roster.enter(worker, State.READY)
         worker.ready_since = self.now()
         worker.num_started += 1
+        self._num_made[worker.number] = worker.num_moves
         if is_late:
             where = self._transport.where(worker.number)
             self._tell(f"worker {worker.number} joins{f' on {where}' if where else ''}")
@@ -302,8 +307,9 @@ class Fleet:
         self._none_ready_since = FOREVER
 
     def _send_moves(self, worker: Worker) -> None:
-        busy = worker.working_on
-        deadline_s = 0.0 if busy is None else busy.deadline_s
+        busy, num_open = worker.working_on, worker.num_moves - self._num_made[worker.number]
+        deadline_s = num_open * self.settings.call_deadline_s
+        deadline_s += 0.0 if busy is None else busy.deadline_s
         for num_moves, move in enumerate(self._moves[worker.num_moves :], worker.num_moves + 1):
             number = self._transport.call(worker.number, "move", move)
             deadline_s += self.settings.call_deadline_s
@@ -327,9 +333,9 @@ class Fleet:
 
     def _agree(self) -> None:
         """Settle what the mean is once nobody is left to wait for."""
-        is_waiting = any(
-            call.method == "move" and self.workers[call.worker].working_on is None
-            for call in self._calls
+        is_waiting = any(  # not for one that has earlier moves to make: it would hold up the others
+            self._num_made[one.number] == len(self._moves) - 1 and one.working_on is None
+            for one in self.roster.ready
         )
         if is_waiting or not self._agreement.has_votes:
             return

@@ -27,9 +27,16 @@ HISTORY, DIGEST = "history", "digest"
 
 
 def store_mean(folder: Path, means: Means) -> Path:
-    """Write the file of a mean, and remove older ones. Raises OSError."""
+    """Write the file of a mean; older ones, and drafts of killed workers, are removed. Raises
+    OSError.
+
+    A run's fleet lets one worker at a time store a mean and waits until it has answered or is
+    killed, so any other draft is left over; whoever still writes it cannot rename it any more.
+    """
     path = folder / f"mean-{means.num_moves:06d}.safetensors"
     draft = folder / f".draft-{path.name}-{os.getpid()}"
+    for left in folder.glob(".draft-mean-*"):
+        left.unlink(missing_ok=True)
     tensors = {
         f"{place}.{name}": tensor.contiguous()
         for place, state in means.states()

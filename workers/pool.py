@@ -13,6 +13,7 @@ from typing import cast
 
 import ray
 
+from rewards.specs import RewardSpec
 from workers.cluster import Needs, attach, check_capacity, start_cluster
 from workers.dispatch import Dispatcher
 from workers.fleet import Fleet, Tell
@@ -102,8 +103,9 @@ class Pool:
             ),
             self._tell,
         )
-        self._dispatcher = Dispatcher(fleet)
         factors, prompts = self._payload
+        has_limits = any(reward.is_isolated for reward in _rewards(self.spec, prompts))
+        self._dispatcher = Dispatcher(fleet, is_deadline_learned=not has_limits)
         return fleet.start((ray.put(self.spec), ray.put(factors), ray.put(prompts)), moves)
 
     @property
@@ -136,8 +138,10 @@ class Pool:
         return sorted({name for names in cast(list[list[str]], found) for name in names})
 
     def store_mean(self) -> None:
-        """Let a worker store the mean that all hold, for those that join later."""
-        deadline_s = self.settings.chunk_deadline_s
+        """Let a worker store the mean that all hold, for those that join later; it may take as long
+        as loading, which reads as much.
+        """
+        deadline_s = self.settings.load_deadline_s
         told = self._started.fleet.try_one("store_mean", deadline_s=deadline_s)
         if told is not None:
             self._tell(str(told))
@@ -169,6 +173,14 @@ class Pool:
         else:
             attach(self.settings.address)
         self._own_cluster = True
+
+
+def _rewards(spec: WorkerSpec, prompts: Sequence[Prompt]) -> list[RewardSpec]:
+    """All that a worker scores with: its own, and those of another task's prompts."""
+    names = {prompt.reward_name for prompt in prompts}
+    if not spec.rewards:
+        names.add(spec.reward_name)
+    return [*spec.rewards, *(RewardSpec(name) for name in names if name is not None)]
 
 
 __all__ = ["Pool", "PoolSettings", "start_cluster"]

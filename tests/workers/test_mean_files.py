@@ -9,6 +9,7 @@ import torch
 
 from kernels.descent import OptimizerKind
 from kernels.master import MasterKind
+from workers import mean_files
 from workers.layers import NoiseLayer
 from workers.mean_files import load_mean, store_mean
 from workers.means import Means, MeanSettings
@@ -115,6 +116,32 @@ def test_means_of_other_moves_or_settings_are_not_taken(tmp_path: Path) -> None:
 
 def test_where_the_folder_is_not_seen_every_move_is_made(tmp_path: Path) -> None:
     assert load_mean(tmp_path / "elsewhere", make_means(), make_moves()) == 0
+
+
+def test_what_a_worker_killed_while_it_stored_has_left_is_removed(tmp_path: Path) -> None:
+    for name in (".draft-mean-000002.safetensors-4711", ".draft-pins.json"):
+        (tmp_path / name).write_bytes(b"half")
+    stored = store_mean(tmp_path, moved(make_means(), make_moves()[:3]))
+    assert set(tmp_path.iterdir()) == {stored, tmp_path / ".draft-pins.json"}
+
+
+def test_one_that_still_stores_when_it_is_killed_and_followed_stores_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moves, save = make_moves(), mean_files.save_file
+    monkeypatch.setattr("os.getpid", lambda: 4711)
+
+    def followed(tensors: dict[str, torch.Tensor], draft: Path, header: dict[str, str]) -> None:
+        save(tensors, draft, header)
+        with monkeypatch.context() as next_worker:
+            next_worker.setattr("workers.mean_files.save_file", save)
+            next_worker.setattr("os.getpid", lambda: 4712)
+            store_mean(tmp_path, moved(make_means(), moves[:2]))
+
+    monkeypatch.setattr("workers.mean_files.save_file", followed)
+    with pytest.raises(FileNotFoundError):
+        store_mean(tmp_path, moved(make_means(), moves[:1]))
+    assert [path.name for path in tmp_path.iterdir()] == ["mean-000002.safetensors"]
 
 
 def test_a_disk_that_is_full_leaves_nothing(
