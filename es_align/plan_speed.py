@@ -22,7 +22,8 @@ from es_align.run_folder import RunFolder
 from rewards.base import JsonValue
 from workers.simulated_engine import EngineModel, measured_lengths
 
-MAX_SEQUENCES = 256  # of `workers.engines.vllm_engine`, which imports vLLM; a test compares both
+# On CPUs: of `workers.engines.vllm_engine`, which imports vLLM; a test compares both.
+MAX_SEQUENCES = 256
 MEASURED_LIMIT = 320  # of the measured lengths
 BISECTIONS = 40
 PROMPT_TOKENS = 70  # where no run says it: about what prompts of `instructions` have
@@ -50,21 +51,22 @@ GPU_STEP_S = 0.005
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """A data sheet, without sparsity."""
+    """A data sheet, without sparsity, and vLLM's own limit."""
 
     bytes_per_s: float
     bf16_per_s: float  # operations
     int8_per_s: float
     memory_gb: int
+    max_sequences: int  # that vLLM runs at once; a test compares it
 
 
 GPUS = {
-    "A100": Gpu(2.04e12, 312e12, 624e12, 80),
-    "H100": Gpu(3.35e12, 989e12, 1979e12, 80),
-    "H200": Gpu(4.8e12, 989e12, 1979e12, 141),
-    "L4": Gpu(0.3e12, 121e12, 242e12, 24),
-    "L40S": Gpu(0.864e12, 362e12, 733e12, 48),
-    "RTX4090": Gpu(1.008e12, 165e12, 661e12, 24),
+    "A100": Gpu(2.04e12, 312e12, 624e12, 80, 256),
+    "H100": Gpu(3.35e12, 989e12, 1979e12, 80, 1024),
+    "H200": Gpu(4.8e12, 989e12, 1979e12, 141, 1024),
+    "L4": Gpu(0.3e12, 121e12, 242e12, 24, 256),
+    "L40S": Gpu(0.864e12, 362e12, 733e12, 48, 256),
+    "RTX4090": Gpu(1.008e12, 165e12, 661e12, 24, 256),
 }
 
 
@@ -114,7 +116,7 @@ def gpu_engine(gpu: Gpu, sizes: ModelSizes, precision: Precision, context: float
         step_s=GPU_STEP_S + weight_bytes(sizes, precision) * byte_s,
         sequence_s=token_s + context * sizes.kv_bytes * byte_s,
         prefill_s=token_s,
-        max_sequences=MAX_SEQUENCES,
+        max_sequences=gpu.max_sequences,
     )
 
 

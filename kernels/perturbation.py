@@ -79,7 +79,7 @@ class BatchedForward(ABC):
             return self._native.add_(y_TO, x_TI, member_T)
         path = choose_path(x_TI)
         if path == "triton":
-            return self._add_by_triton(y_TO, x_TI, member_T)
+            return self._add_by_triton(y_TO, x_TI, member_T[: len(x_TI)])
         if path == "native":
             self._native = self._bind_native()
             return self._native.add_(y_TO, x_TI, member_T)

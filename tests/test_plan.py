@@ -211,6 +211,7 @@ def test_a_gpu_is_a_roofline_of_its_data_sheet(
     assert h100.configured.seconds > h200.configured.seconds
     assert (h100.speed_kind, GPUS["H100"].memory_gb) == ("estimated", 80)
     assert any("do not fit the H100's 80" in note for note in h100.notes)
+    assert "an engine holds 1024 sequences at once" in h100.notes  # vLLM's own limit there
     assert not any("do not fit" in note for note in h200.notes)
 
 

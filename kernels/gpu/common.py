@@ -1,14 +1,16 @@
 """What the Triton forwards share: which form runs, and the device functions around it.
 
 Every forward is two kernels. The first multiplies rows by the right directions or factors; its
-reduction over the input width is split over programs, because one step of decoding has too few
-rows to fill a GPU otherwise. Each split writes its own partial sum to a scratch buffer, and the
-second kernel adds them in a fixed order (no atomics: a result does not depend on timing), finishes
-the small matrices and adds the expansion to y, which is read and rounded once. Output columns are
-tiled so that a block never crosses from one fused slice into the next.
+reduction over the input width is split over programs, because one step of decoding, or a short
+prefill, has too few rows to fill a GPU otherwise. Each split writes its own partial sum to a
+scratch buffer, and the second kernel adds them in a fixed order (no atomics: a result does not
+depend on timing), finishes the small matrices and adds the expansion to y, which is read and
+rounded once. Output columns are tiled so that a block never crosses from one fused slice into the
+next.
 
 Nothing is decided on the host but by shapes, so a CUDA graph may capture every launch; the
-scratch comes from the graph's own pool. Rows of NOBODY are masked when y is stored.
+scratch comes from the graph's own pool. In the decode form a row's sums do not depend on how many
+rows there are. Rows of NOBODY are masked when y is stored.
 
 Shape suffixes: _T rows, _I in features, _O out features, _Q columns of the hidden product.
 """
@@ -26,6 +28,11 @@ from kernels.errors import ModelError
 
 Form = Literal["decode", "prefill"]
 
+# A decode step has a row a sequence, of which vLLM holds so many at most by its own defaults. Tiles
+# for more rows would leave most of a GPU's processors idle.
+PREFILL_ROWS = 1024
+PROGRAMS = 256  # about two for each processor of an H100; the same for all, so that sums are, too
+LEAST_SPLIT = 512  # columns; in less a program does too little for its start
 MAX_RANK = 128  # a tile of hidden values and a core of this rank still fit one SM's shared memory
 NOBODY = tl.constexpr(perturbation.NOBODY)
 NO_PAIR = tl.constexpr(2**31 - 1)  # greater than any pair
@@ -64,6 +71,22 @@ def dot_precision(x_TI: torch.Tensor) -> str:
 def padded(count: int, least: int = 16) -> int:
     """The power of two that holds `count`, at least what `tl.dot` takes as an inner dimension."""
     return max(least, triton.next_power_of_2(count))
+
+
+def choose_form(num_rows: int, form: Form | None) -> Form:
+    """The form given, or the one that fits this many rows."""
+    return form or ("decode" if num_rows <= PREFILL_ROWS else "prefill")
+
+
+def choose_split(most: int, num_tiles: int, in_features: int) -> int:
+    """Input columns that one program adds up: `most`, halved while the tiles are too few programs.
+
+    Halves make few variants to compile.
+    """
+    split = most
+    while split > LEAST_SPLIT and num_tiles * triton.cdiv(in_features, split) < PROGRAMS:
+        split //= 2
+    return split
 
 
 def num_output_blocks(widths: Sequence[int], phases: Sequence[int], block: int) -> int:

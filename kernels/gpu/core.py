@@ -53,7 +53,7 @@ def add_core_noise_(
 ) -> torch.Tensor:
     """Add the core and every row's noise on it to `y_TO` in place (`Perturbation.add_`).
 
-    Below `directions.PREFILL_ROWS` rows the decode form runs, unless `form` says otherwise. A CUDA
+    Up to `common.PREFILL_ROWS` rows the decode form runs, unless `form` says otherwise. A CUDA
     graph may capture it. Raises as `kernels.gpu.common.check` does.
     """
     basis, num_rows = layer.basis, len(x_TI)

@@ -15,6 +15,8 @@ import triton.language as tl
 from kernels.gpu.common import (
     Form,
     add_to_output,
+    choose_form,
+    choose_split,
     dot_precision,
     dot_type,
     launch,
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class Blocks(NamedTuple):
-    """Tile sizes of one form: rows, input columns a step and a split, output columns."""
+    """Tile sizes of one form: rows, input columns a step and at most a split, output columns."""
 
     rows: int
     step: int
@@ -42,14 +44,13 @@ BLOCKS: dict[Form, Blocks] = {
     # 64 rows read V and U a quarter as often.
     "prefill": Blocks(rows=64, step=64, split=4096, columns=128),
 }
-PREFILL_ROWS = 256  # fewer rows, in tiles of 64, would leave most of a GPU's processors idle
 LARGE_RANK = 64  # beyond it, 64 rows of hidden values and a core do not fit the registers
 MAX_DIRECTIONS_PER_PROGRAM = 64  # keeps V's tile in shared memory; more directions, more programs
 
 
 def choose_blocks(num_rows: int, rank: int, form: Form | None) -> Blocks:
     """The tiles of the form given, or of the one that fits this many rows."""
-    blocks = BLOCKS[form or ("decode" if num_rows < PREFILL_ROWS else "prefill")]
+    blocks = BLOCKS[choose_form(num_rows, form)]
     if rank > LARGE_RANK:
         return blocks._replace(rows=min(blocks.rows, 32))
     return blocks
@@ -84,15 +85,16 @@ def project(
 ) -> torch.Tensor:
     """`x V` of every slice, fp32 `(P, T, Q)`, to be summed over the splits; NOBODY gives 0."""
     num_directions, in_features = basis.right_QI.shape
-    num_rows, num_splits = len(x_TI), triton.cdiv(in_features, blocks.split)
+    num_rows, block_q = len(x_TI), min(padded(num_directions), MAX_DIRECTIONS_PER_PROGRAM)
+    tiles, groups = triton.cdiv(num_rows, blocks.rows), triton.cdiv(num_directions, block_q)
+    split = choose_split(blocks.split, tiles * groups, in_features)
+    num_splits = triton.cdiv(in_features, split)
     partial_PTQ = torch.empty(
         num_splits, num_rows, num_directions, dtype=torch.float32, device=x_TI.device
     )
-    block_q = min(padded(num_directions), MAX_DIRECTIONS_PER_PROGRAM)
-    tiles = triton.cdiv(num_rows, blocks.rows)
     launch(
         _project,
-        (tiles, num_splits, triton.cdiv(num_directions, block_q)),
+        (tiles, num_splits, groups),
         x_TI,
         x_TI.stride(0),
         member_T,
@@ -101,7 +103,7 @@ def project(
         num_rows,
         in_features,
         num_directions,
-        SPLIT=blocks.split,
+        SPLIT=split,
         BLOCK_T=blocks.rows,
         BLOCK_Q=block_q,
         BLOCK_I=blocks.step,

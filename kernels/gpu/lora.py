@@ -24,6 +24,7 @@ from kernels.gpu.common import (
     NOBODY,
     Form,
     check,
+    choose_form,
     find_lowest,
     launch,
     load_members,
@@ -41,7 +42,7 @@ from kernels.gpu.directions import (
     project,
 )
 from kernels.gpu.factors import stored
-from kernels.gpu.low_rank import choose_form, project_noise
+from kernels.gpu.low_rank import project_noise
 
 if TYPE_CHECKING:
     from kernels.lora import LoraNoise

@@ -5,10 +5,11 @@
 Both kernels are bound by memory: x once, y read and written, and the pair's int8 factors. The
 first tiles rows and splits I, the second tiles rows and output columns, since y is by far the
 largest. What decides between the forms is the number of rows. Decode: a program a row, because
-neighbouring rows are different members. Prefill: tiles of rows, each pair in a tile served at once
-from one load of its factors, whatever the segments' lengths; a mixed tile only takes more
-passes. The factors are read from the layer's table, or made again in each kernel that needs them
-(`kernels.gpu.factors`): the same integers, so both agree up to the order of fp32 sums.
+neighbouring rows are different members, and in tiles each would be a pass of its own. Prefill:
+tiles of rows, each pair in a tile served at once from one load of its factors, whatever the
+segments' lengths; a mixed tile only takes more passes. The factors are read from the layer's table,
+or made again in each kernel that needs them (`kernels.gpu.factors`): the same integers, so both
+agree up to the order of fp32 sums.
 For bf16 and fp16 rows the delta stays within 2^-7 of its own scale of the float64 definition, for
 fp32 within 1e-5.
 
@@ -27,6 +28,8 @@ import triton
 from kernels.gpu.common import (
     Form,
     check,
+    choose_form,
+    choose_split,
     dot_precision,
     dot_type,
     launch,
@@ -39,9 +42,6 @@ from kernels.gpu.low_rank_kernels import expand_rows, expand_tiles, project_rows
 if TYPE_CHECKING:
     from kernels.low_rank import LowRankNoise
 
-# A decode step seldom has more rows than this (an engine's limit on sequences), and its rows may
-# all be different members: in tiles each would be a pass of its own.
-PREFILL_ROWS = 1024
 ROW_COLUMNS = 1024  # of x or y that a program of the decode form serves: 8 for each thread
 TILE_ROWS, TILE_SPLIT, TILE_COLUMNS = 64, 4096, 128
 READ_STEP, MADE_STEP = 64, 128  # input columns at once; one Philox call makes 128 of +-1 noise
@@ -58,8 +58,8 @@ def add_low_rank_(
 ) -> torch.Tensor:
     """Add every row's stored noise to `y_TO` in place (`kernels.perturbation.Perturbation`).
 
-    Up to PREFILL_ROWS rows the decode form runs, unless `form` says otherwise. A CUDA graph may
-    capture it. Raises as `kernels.gpu.common.check` does.
+    Up to `common.PREFILL_ROWS` rows the decode form runs, unless `form` says otherwise. A CUDA
+    graph may capture it. Raises as `kernels.gpu.common.check` does.
     """
     return _add(layer, None, y_TO, x_TI, member_T, form)
 
@@ -79,11 +79,6 @@ def add_low_rank_made_(
     graph uses them.
     """
     return _add(layer, origin, y_TO, x_TI, member_T, form)
-
-
-def choose_form(num_rows: int, form: Form | None) -> Form:
-    """The form given, or the one that fits this many rows."""
-    return form or ("decode" if num_rows <= PREFILL_ROWS else "prefill")
 
 
 def _add(
@@ -164,7 +159,11 @@ def project_noise(
     Rows of NOBODY stay unwritten.
     """
     num_rows, in_features, num_inner = *x_TI.shape, num_slices * rank
-    split = ROW_COLUMNS if is_decode else TILE_SPLIT
+    block_q = min(triton.next_power_of_2(num_inner), MAX_FACTORS_PER_PROGRAM)
+    tiles, groups = triton.cdiv(num_rows, TILE_ROWS), triton.cdiv(num_inner, block_q)
+    split = ROW_COLUMNS
+    if not is_decode:
+        split = choose_split(TILE_SPLIT, tiles * groups, in_features + phase)
     num_splits = triton.cdiv(in_features + phase, split)
     partial_PTQ = torch.empty(
         num_splits, num_rows, num_inner, dtype=torch.float32, device=x_TI.device
@@ -172,14 +171,13 @@ def project_noise(
     rows = (x_TI, x_TI.stride(0), member_T, pair_M, right, partial_PTQ, num_rows, in_features)
     constants = {"SLICES": num_slices, "RANK": rank, "KIND": kind, "PHASE": phase}
     if is_decode:
-        block_q = math.gcd(num_inner, VECTORS_AT_ONCE)
+        at_once = math.gcd(num_inner, VECTORS_AT_ONCE)
         grid = (num_rows, num_splits)
-        launch(project_rows, grid, *rows, BLOCK_I=split, BLOCK_Q=block_q, **constants)
+        launch(project_rows, grid, *rows, BLOCK_I=split, BLOCK_Q=at_once, **constants)
         return partial_PTQ
-    block_q = min(triton.next_power_of_2(num_inner), MAX_FACTORS_PER_PROGRAM)
     launch(
         project_tiles,
-        (triton.cdiv(num_rows, TILE_ROWS), num_splits, triton.cdiv(num_inner, block_q)),
+        (tiles, num_splits, groups),
         *rows,
         SPLIT=split,
         BLOCK_T=TILE_ROWS,

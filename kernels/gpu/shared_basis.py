@@ -49,7 +49,7 @@ def add_scaled_basis_(
 ) -> torch.Tensor:
     """Add every row's scaled directions to `y_TO` in place (`kernels.perturbation.Perturbation`).
 
-    Below `directions.PREFILL_ROWS` rows the decode form runs, unless `form` says otherwise. A CUDA
+    Up to `common.PREFILL_ROWS` rows the decode form runs, unless `form` says otherwise. A CUDA
     graph may capture it. Raises as `kernels.gpu.common.check` does.
     """
     basis, num_rows = layer.basis, len(x_TI)

@@ -11,6 +11,7 @@ import torch
 
 pytest.importorskip("triton")
 
+from kernels import perturbation
 from kernels.core import CoreNoise
 from kernels.gpu import directions, low_rank
 from kernels.gpu.common import Form
@@ -193,6 +194,34 @@ def test_both_forms_agree(triton_device: str, name: str) -> None:
     case.add(case.layer, *prefilled, form="prefill")
     scale = float(decoded.y_TO.abs().max())
     torch.testing.assert_close(decoded.y_TO, prefilled.y_TO, rtol=0, atol=1e-5 * scale)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", CASES)
+def test_members_beyond_the_rows_are_left_out(
+    triton_device: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # An engine hands over its whole buffer, which no batch is as long as.
+    monkeypatch.setattr(perturbation, "choose_path", lambda x_TI: "triton")
+    rows = make_rows([3, NOBODY, 5], torch.float16, triton_device)
+    case = make_case(name, torch.float16, triton_device)
+    wanted = case.add(case.layer, rows.y_TO.clone(), rows.x_TI, rows.member_T)
+    buffer = torch.cat([rows.member_T, torch.full_like(rows.member_T, 4)])
+    assert case.layer.add_(rows.y_TO, rows.x_TI, buffer) is rows.y_TO
+    assert torch.equal(bits(rows.y_TO.contiguous()), bits(wanted))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", CASES)
+def test_a_decoded_row_does_not_depend_on_how_many_there_are(triton_device: str, name: str) -> None:
+    members = mixed_members(19)
+    together = make_rows(members, torch.float32, triton_device)
+    alone = Rows(*(tensor[16:17].clone() for tensor in together))
+    case = make_case(name, torch.float32, triton_device)
+    for rows in (together, alone):
+        case.add(case.layer, *rows, form="decode")
+    assert members[16] != NOBODY
+    assert torch.equal(bits(alone.y_TO), bits(together.y_TO[16:17].contiguous()))
 
 
 @pytest.mark.gpu

@@ -13,10 +13,10 @@ from triton.backends.compiler import GPUTarget
 
 from kernels.core import CoreNoise
 from kernels.errors import ModelError
-from kernels.gpu import directions, low_rank
+from kernels.gpu import common, directions, low_rank
 from kernels.gpu.common import Form
 from kernels.gpu.core import add_core_noise_
-from kernels.gpu.factors import noise_origin
+from kernels.gpu.factors import noise_origin, stored
 from kernels.gpu.lora import add_lora_noise_
 from kernels.gpu.low_rank import add_low_rank_, add_low_rank_made_
 from kernels.gpu.shared_basis import add_scaled_basis_
@@ -109,13 +109,44 @@ def test_every_kernel_compiles_for_hopper(
 
 def test_the_number_of_rows_decides_between_the_forms() -> None:
     decode, prefill = directions.BLOCKS["decode"], directions.BLOCKS["prefill"]
-    assert directions.choose_blocks(255, 8, None) is decode
-    assert directions.choose_blocks(256, 8, None) is prefill
+    assert directions.choose_blocks(256, 8, None) is decode  # one of vLLM's captured sizes
+    assert directions.choose_blocks(1024, 8, None) is decode
+    assert directions.choose_blocks(1025, 8, None) is prefill
     assert directions.choose_blocks(4096, 8, "decode") is decode
     assert directions.choose_blocks(4096, 65, None).rows == 32
-    assert low_rank.choose_form(1024, None) == "decode"
-    assert low_rank.choose_form(1025, None) == "prefill"
-    assert low_rank.choose_form(8, "prefill") == "prefill"
+    assert common.choose_form(1024, None) == "decode"
+    assert common.choose_form(1025, None) == "prefill"
+    assert common.choose_form(8, "prefill") == "prefill"
+
+
+def test_a_projection_is_split_until_its_programs_fill_a_gpu(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    grids: list[tuple[int, ...]] = []
+
+    def note(kernel: object, grid: tuple[int, ...], *arguments: object, **constants: object):
+        assert constants["SPLIT"] * grid[1] == 4096
+        grids.append(grid)
+
+    monkeypatch.setattr(directions, "launch", note)
+    monkeypatch.setattr(low_rank, "launch", note)
+    part = Slice(0, 8, 0, 4096)
+    basis = SharedBasis(torch.zeros(4096, 8), torch.zeros(8, 8))
+    layer = LowRankNoise([8], 4096, 1, 2, 1)
+    fused = FusedBasis([basis], [part], torch.bfloat16, "cpu")
+    for num_rows in (256, 1025, 4096, 16384):
+        x_TI = torch.zeros(1, 4096, dtype=torch.bfloat16).expand(num_rows, 4096)
+        member_T = torch.zeros(num_rows, dtype=torch.int32)
+        blocks = directions.choose_blocks(num_rows, 8, None)
+        partial_PTQ = directions.project(fused, x_TI, member_T, blocks)
+        assert len(partial_PTQ) == grids[-1][1]
+        if num_rows > 1024:
+            right = stored(layer.right_NSKI)
+            low_rank.project_noise(
+                right, layer.pair_M, x_TI, member_T, num_slices=1, rank=1, is_decode=False
+            )
+            assert grids.pop() == grids[-1]
+    assert grids == [(16, 8, 1), (17, 8, 1), (64, 4, 1), (256, 1, 1)]
 
 
 def test_no_rows_launch_nothing() -> None:

@@ -9,6 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from es_align.config_search import SpaceConfig
+from es_align.exporting import _reference_engine
 from es_align.models import resolve_model
 from es_align.spaces import Space, layers_for, make_space
 from kernels.matrix_noise import NoiseStream, factor_noise
@@ -69,6 +70,16 @@ def materialised(model_path: Path, space: Space, vector_D: np.ndarray) -> torch.
         for name, (down_RI, up_OR) in space.lora(vector_D).items():
             model.get_submodule(name).weight += up_OR @ down_RI
     return model
+
+
+def test_a_worker_without_a_gpu_and_an_export_leave_the_machine_s_alone(
+    model_path: Path, renderer: Renderer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    spec = EngineSpec("torch", model_path, "fp32", None, 1, 512, 1.0, 1, device="cpu")
+    for engine in (TorchEngine(spec, renderer), _reference_engine(model_path, None)):
+        assert {parameter.device.type for parameter in engine.model.parameters()} == {"cpu"}
+        assert engine.device == engine.rows.member_T.device == torch.device("cpu")
 
 
 def test_every_target_is_hooked(engine: TorchEngine) -> None:

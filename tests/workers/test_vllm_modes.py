@@ -15,7 +15,9 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from es_align.layouts import Scheme
 from es_align.models import resolve_model
+from es_align.quantizing import quantize_model
 from es_align.spaces import layers_for
 from kernels.errors import ModelError
 from workers.checkpoints import Checkpoint
@@ -142,6 +144,46 @@ def test_compiled_at_sigma_zero_is_the_base(model: Path, layers: Path) -> None:
     got = answers(model, layers, is_compiled=True, sigma=0.0).members
     base = got[-4:]
     assert all(got[i : i + 4] == base for i in range(0, len(got), 4))
+
+
+@pytest.mark.parametrize("scheme", [None, "int8", "int4"])
+def test_a_model_with_biases_is_itself_again_after_every_write(
+    scheme: Scheme | None, model: Path, tmp_path: Path
+) -> None:
+    """After an odd number of writes and an even one: a kernel may order a bias in its own way."""
+    from workers.engines.vllm_engine import VllmEngine
+
+    plain = held = tmp_path / "plain"
+    shutil.copytree(model, plain)
+    config = AutoConfig.from_pretrained(model, attention_bias=True)
+    small = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for name, parameter in small.named_parameters():
+            if "norm" not in name:
+                parameter.copy_(0.2 * torch.randn(parameter.shape, generator=generator))
+    small.save_pretrained(plain)
+    if scheme is not None:
+        held = tmp_path / "held"
+        quantize_model(plain, held, scheme)
+    perturbed = layers_for("weights", 1, plain)
+    save_factors(perturbed, tmp_path / "layers.safetensors")
+    renderer, weights = Renderer(plain), Checkpoint(plain)
+    path = tmp_path / "layers.safetensors"
+    engine = VllmEngine(EngineSpec("vllm", held, scheme or "bf16", path, 2, 256, 0.05, 1), renderer)
+    tokens = [renderer.render([{"role": "user", "content": text}]) for text in TEXTS]
+    requests = [Request(ids, BASE_MEMBER, 0) for ids in tokens]
+    try:
+        seen = [engine.generate(requests, GREEDY)]
+        for _ in range(3):
+            engine.write_weights(
+                (layer.name, weights.weight(layer.name).float()) for layer in perturbed
+            )
+            seen.append(engine.generate(requests, GREEDY))
+    finally:
+        engine.close()
+    assert seen[1:] == [seen[1]] * 3
+    assert scheme is not None or seen[0] == seen[1]
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.7])

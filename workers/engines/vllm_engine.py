@@ -24,10 +24,12 @@ from workers.checkpoints import Checkpoint
 from workers.engines.base import Completion, EngineSpec, Forced, Likelihood, OnDone, Request
 from workers.engines.population_op import PopulationSettings, first_site, forget_sites
 from workers.engines.vllm_compat import (
+    check_device,
     check_version,
     end_engine,
     forget_prefixes,
     is_in_process,
+    is_on_cpu,
     stream,
 )
 from workers.engines.vllm_worker import ANSWER_ARGUMENT, MEMBER_ARGUMENT, Columns
@@ -37,27 +39,39 @@ from workers.protocol import BASE_MEMBER, Sampling
 from workers.rendering import Renderer
 
 CANARY_TOKENS = 1
+REPLAYED_TOKENS = 8  # of a member and of the mean, by captured graphs
 COLUMNS_READ_BACK = 2
 LAYERS_IN_TURN = 4  # of so many, one is read back after a write
 BYTES_PER_GB = 2**30
+# On CPUs; on a GPU vLLM's own limits go by its memory.
 MAX_SEQUENCES = 256
 MAX_BATCHED_TOKENS = 2048
+# Of a GPU's memory, that vLLM has to find free. Nothing else reads it where the cache's size is
+# given, and the default, 92 %, leaves no room for a reward model or another worker.
+FREE_SHARE = 0.001
 
 
 def engine_arguments(spec: EngineSpec, first_site: int = 0) -> dict[str, object]:
-    """What `vllm.LLM` is given; sizes are shared with the unmodified engine of the benchmark."""
+    """What `vllm.LLM` is given; sizes are shared with the unmodified engine of the benchmark.
+
+    What a step holds is left to vLLM on GPUs: up to 1024 sequences and 16384 tokens, prompts split
+    between steps.
+    """
     arguments: dict[str, object] = {
         "model": str(spec.model_path),
         "skip_tokenizer_init": True,
         "dtype": "bfloat16",
         "enforce_eager": not spec.is_compiled,
         "max_model_len": spec.max_model_len,
-        "max_num_seqs": MAX_SEQUENCES,
-        "max_num_batched_tokens": max(MAX_BATCHED_TOKENS, spec.max_model_len),
         "kv_cache_memory_bytes": int(spec.kv_cache_gb * BYTES_PER_GB),
         "disable_log_stats": True,
         "seed": 0,
     }
+    if is_on_cpu():
+        arguments["max_num_seqs"] = MAX_SEQUENCES
+        arguments["max_num_batched_tokens"] = max(MAX_BATCHED_TOKENS, spec.max_model_len)
+    else:
+        arguments["gpu_memory_utilization"] = FREE_SHARE
     if spec.factors_path is not None:
         arguments["worker_cls"] = "workers.engines.vllm_worker.PopulationWorker"
         # In the compile cache's key: a graph compiled without these hooks must not be reused.
@@ -75,10 +89,11 @@ class VllmEngine:
     ) -> None:
         """`overrides` replaces arguments of `vllm.LLM`.
 
-        Raises ModelError if the installed vLLM is not one the hooks were written for, or a layer
-        cannot be hooked.
+        Raises ModelError if the installed vLLM is not one the hooks were written for or computes on
+        another device than `spec.device`, or a layer cannot be hooked.
         """
         check_version()
+        check_device(spec.device)
         self.renderer = renderer
         self.salts: list[str] = []
         self.checkpoint = Checkpoint(spec.model_path)
@@ -86,9 +101,10 @@ class VllmEngine:
         self.has_population = spec.factors_path is not None
         self.first_site = first_site()
         arguments = engine_arguments(spec, self.first_site)
-        # A prompt prefilled in parts crashes CPU engines on a request with a seed of its own
-        # (set_offset on a CPU generator), so prompts are never split.
-        arguments["enable_chunked_prefill"] = False
+        if is_on_cpu():
+            # A prompt prefilled in parts crashes CPU engines on a request with a seed of its own
+            # (set_offset on a CPU generator), so prompts are never split.
+            arguments["enable_chunked_prefill"] = False
         self.llm = LLM(**{**arguments, **(overrides or {})})  # pyright: ignore[reportArgumentType]
 
     @property
@@ -125,9 +141,9 @@ class VllmEngine:
             if wrong:
                 raise WorkerError(
                     f"{len(wrong)} layers do not hold the weights that were written, first "
-                    f"{wrong[0]}, by their columns {', '.join(map(str, meant[wrong[0]].indices))}; "
-                    "this vLLM packs them in a way that is not known, use the version in "
-                    "constraints.txt; with that version, please report it"
+                    f"{wrong[0]}, by their columns {', '.join(map(str, meant[wrong[0]].indices))} "
+                    "or their bias; this vLLM packs them in a way that is not known, use the "
+                    "version in constraints.txt; with that version, please report it"
                 )
 
     def _stored(
@@ -223,9 +239,24 @@ class VllmEngine:
 
     def canary(self, requests: Sequence[Request], reference: int = BASE_MEMBER) -> list[str]:
         """Names of hooked modules whose output is the same, for all requests, as with the member in
-        slot `reference` in their place.
+        slot `reference` in their place; of all, if captured graphs then answer alike.
         """
         self.llm.collective_rpc("watch", args=(reference,))
         self.generate(requests, Sampling(max_new_tokens=CANARY_TOKENS))
-        seen = cast(list[dict[str, float]], self.llm.collective_rpc("watch", args=(None,)))
-        return [name for name, difference in seen[0].items() if difference == 0.0]
+        seen = cast(list[dict[str, float]], self.llm.collective_rpc("watch", args=(None,)))[0]
+        if self._replays_alike(requests, reference):
+            return list(seen)
+        return [name for name, difference in seen.items() if difference == 0.0]
+
+    def _replays_alike(self, requests: Sequence[Request], reference: int) -> bool:
+        """Whether captured graphs answer all requests as with the member in slot `reference`.
+
+        Asked is each one's last token alone: so short a prompt is a decoding step by itself and has
+        no cached prefix, so that every number is a graph's. The answers' log probabilities tell.
+        """
+        if not cast(list[bool], self.llm.collective_rpc("replays_graphs"))[0]:
+            return False
+        asked = Sampling(REPLAYED_TOKENS, ignore_eos=True, with_log_likelihood=True)
+        short = [request._replace(token_ids=request.token_ids[-1:]) for request in requests]
+        others = [request._replace(slot=reference) for request in short]
+        return self.generate(short, asked) == self.generate(others, asked)

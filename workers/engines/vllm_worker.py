@@ -19,16 +19,17 @@ from vllm.model_executor.layers.linear import LinearBase
 from kernels.perturbation import Slice
 from workers.engines.population_op import PopulationSettings, RowMap, Site
 from workers.engines.vllm_compat import (
+    Graphs,
     PlatformWorker,
     allow_compiled_reload,
     before_each_step,
     check_version,
     choose_greedily_without_copy,
-    replace_weights,
     request_argument,
     score_answers_only,
     slices_of,
 )
+from workers.engines.vllm_reload import bias_of, kept_biases, replace_weights
 from workers.layers import load_factors
 from workers.members import Members
 from workers.population import Population
@@ -54,6 +55,7 @@ class Held(NamedTuple):
     method: object  # its own product, without the population
     names: Sequence[str]  # the checkpoint layers it computes, one after the other
     slices: Sequence[Slice]  # what this rank has of each
+    bias_O: torch.Tensor | None  # a copy, in the kernel's order
 
 
 class PopulationMethod:
@@ -82,6 +84,7 @@ class PopulationWorker(PlatformWorker):
     sites: dict[str, Site]
     held: dict[str, Held]
     rows: RowMap
+    graphs: Graphs
     numbers: Iterator[int]
 
     def load_model(self, *args: object, **kwargs: object) -> None:
@@ -99,6 +102,7 @@ class PopulationWorker(PlatformWorker):
             device,
         )
         self.rows = RowMap(self.vllm_config.scheduler_config.max_num_batched_tokens, device)
+        self.graphs = Graphs(self.model_runner)
         self.sites, self.held = {}, {}
         self.numbers = itertools.count(settings.first_site)
         packed = cast(dict[str, list[str]], getattr(model, "packed_modules_mapping", {}))
@@ -118,7 +122,9 @@ class PopulationWorker(PlatformWorker):
             return
         site = Site(name, next(self.numbers), hook.perturbation, self.rows)
         self.sites[name] = site
-        self.held[name] = Held(layer, layer.quant_method, names, slices_of(layer))
+        bias = bias_of(layer)
+        bias_O = None if bias is None else bias.data.clone()
+        self.held[name] = Held(layer, layer.quant_method, names, slices_of(layer), bias_O)
         method = PopulationMethod(layer.quant_method, site)
         layer.quant_method = method  # pyright: ignore[reportAttributeAccessIssue]
         # A fused norm could otherwise hand the layer integer codes, which the term cannot read.
@@ -138,20 +144,26 @@ class PopulationWorker(PlatformWorker):
         self.population.set_members(members)
 
     def write_weights(self, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
-        """Load checkpoint tensors of hooked layers."""
+        """Load checkpoint tensors of hooked layers, their weights alone."""
         hooked = {name: held.module.quant_method for name, held in self.held.items()}
         for held in self.held.values():  # only a method of vLLM's own packs what was loaded
             held.module.quant_method = held.method  # pyright: ignore[reportAttributeAccessIssue]
+        num_outputs = {h.module: sum(s.num_rows for s in h.slices) for h in self.held.values()}
         try:
-            replace_weights(self, tensors)
+            with kept_biases(num_outputs):
+                replace_weights(self, tensors)
         finally:
             for name, method in hooked.items():
                 self.held[name].module.quant_method = method
 
     def differing(self, meant: Mapping[str, Columns]) -> list[str]:
-        """Names of the layers whose columns are not these."""
+        """Names of the layers whose columns are not these, or whose bias is not what it was."""
         device = self.model_runner.device
         return [name for held in self.held.values() for name in _differing(held, meant, device)]
+
+    def replays_graphs(self) -> bool:
+        """Whether steps may be replays of captured graphs."""
+        return self.graphs.are_replayed
 
     def num_hooked_layers(self) -> int:
         """Modules that carry a perturbation."""
@@ -163,13 +175,20 @@ class PopulationWorker(PlatformWorker):
 
     def watch(self, reference: int | None) -> dict[str, float]:
         """Start to compare each hooked module with what it gives the member `reference`, or stop;
-        returns the largest difference seen so far.
+        returns the largest difference seen so far. No graph is replayed until then: its replay
+        would run nothing that compares.
         """
+        if reference is None:
+            self.graphs.go_on()
+        else:
+            self.graphs.pause()
         return {name: site.watch(reference) for name, site in self.sites.items()}
 
 
 def _differing(held: Held, meant: Mapping[str, Columns], device: torch.device) -> Iterator[str]:
     """Multiply by unit vectors: each gives one column as the kernel in use reads it."""
+    bias = bias_of(held.module)
+    has_its_bias = held.bias_O is None or (bias is not None and torch.equal(bias, held.bias_O))
     start = 0
     for name, part in zip(held.names, held.slices, strict=True):
         rows = slice(start, start + part.num_rows)
@@ -189,5 +208,6 @@ def _differing(held: Held, meant: Mapping[str, Columns], device: torch.device) -
         places = [place for place, _ in local]
         gap_NO = (read_NO[places].float().cpu() - values_NO[places]).abs()
         # Not-a-number is not held, either.
-        if not bool((gap_NO <= COLUMN_TOLERANCE * values_NO[places].abs()).all()):
+        is_held = bool((gap_NO <= COLUMN_TOLERANCE * values_NO[places].abs()).all())
+        if not (is_held and has_its_bias):
             yield name
