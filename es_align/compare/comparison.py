@@ -3,8 +3,10 @@
 Per job the scores before, at the end and at the best evaluation, what it took, and its drift at the
 best. Per arm and swept choice their means over seeds. Of each ES arm against each GRPO arm the
 differences of final and best scores, with a bootstrap interval over seeds and held-out prompts; an
-arm with a sweep is represented by its best. Best is the maximum over an arm's evaluations, which
-flatters an arm the more, the more of them it has: their number is told.
+arm with a sweep is represented by the choice with the best evaluation, in its final score as well.
+Best is the maximum over an arm's evaluations, which flatters an arm the more, the more of them it
+has: their number is told. A bootstrap over three seeds is too narrow for what other seeds would do:
+each seed's difference is told beside it.
 """
 
 from collections.abc import Mapping
@@ -24,6 +26,9 @@ class Score:
     seconds: float  # of training until then
     completions: int
     tokens: int
+    num_unscored: int  # prompts without a score, left out of both
+    metrics: Mapping[str, float]  # means of what else the reward tells
+    reasons: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +51,7 @@ class JobReport:
     train_s: float
     wall_s: float
     device_s: float  # of training, times GPUs or else cores held
+    budget_share: float  # of what it might spend; below 1 it ended by itself
     num_updates: int
     num_evaluations: int  # after the start: what best is the best of
     peak_rss_bytes: int
@@ -80,6 +86,7 @@ class Difference:
     grpo: str
     best: float  # of the scores, means over seeds
     best_ci95: tuple[float, float]
+    best_by_seed: Mapping[int, float]
     final: float
     final_ci95: tuple[float, float]
     memory_ratio: float  # of peak memory beyond imports
@@ -97,3 +104,4 @@ class Comparison:
     arms: tuple[JobReport, ...]
     over_seeds: tuple[SeedsReport, ...]
     differences: tuple[Difference, ...]
+    notes: tuple[str, ...]  # what a reader must know beside them

@@ -7,6 +7,7 @@ be evaluated afterwards by the engine that evaluates the ES arms.
 """
 
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,6 +124,12 @@ class Counts:
         scores = self._scorer.score(items)
         self.completions += len(items)
         self.tokens += sum(map(len, completion_ids))
+        missing = Counter(score.reason for score in scores if score.reward is None)
+        if 2 * missing.total() > len(scores):  # where an ES run stops as well
+            raise WorkerError(
+                f"{missing.total()} of {len(scores)} completions of a step have no score "
+                f"({', '.join(missing)}), too many to learn from; repair the reward"
+            )
         return [score.reward for score in scores]
 
 

@@ -16,8 +16,7 @@ def check_trl() -> None:
             found = version(package)
         except PackageNotFoundError:
             raise ConfigError(
-                f"{package} is not installed; run `pip install 'es-align[grpo]'`, in a clone "
-                "`EXTRAS=dev,grpo make setup`"
+                f"{package} is not installed; run `EXTRAS=dev,grpo make setup`"
             ) from None
         if package == "trl" and not Version(TESTED[0]) <= Version(found) < Version(TESTED[1]):
             raise ConfigError(

@@ -48,6 +48,11 @@ class Point:
         """Share that passes; NaN where the reward has no verdict."""
         return self.mean("pass_rate")
 
+    @property
+    def num_unscored(self) -> int:
+        """Prompts without a score."""
+        return self.rewards_P.count(None)
+
     def scores(self, score: HeldoutScore) -> np.ndarray:
         """Of each prompt, the reward, or passed or not, float64 (P,); NaN: no such score."""
         return as_array(self.passed_P if score == "pass_rate" else self.rewards_P)

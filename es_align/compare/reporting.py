@@ -9,6 +9,7 @@ import numpy as np
 from pydantic import JsonValue
 
 from es_align.bootstrap import interval_of, paired_gain, resampled_means
+from es_align.budget import share_spent
 from es_align.compare.comparison import Comparison, Difference, JobReport, Score, SeedsReport
 from es_align.compare.config import CompareConfig, HeldoutScore
 from es_align.compare.jobs import Job, choices
@@ -20,6 +21,7 @@ from es_align.terminal import to_json
 
 JSON_FILE, TABLE_FILE, PLOTS = "comparison.json", "comparison.md", "plots"
 BOOTSTRAP_SAMPLES = 10_000
+NEARLY_ALL = 0.98  # of a budget
 
 Done = Sequence[tuple[Job, Result]]
 
@@ -33,9 +35,10 @@ def compared(config: CompareConfig, done: Done, failed: Mapping[str, str]) -> Co
         score=score,
         num_left=num_jobs - len(done),
         failed=failed,
-        arms=tuple(_job(job, result, score) for job, result in done),
+        arms=tuple(_job(config, job, result, score) for job, result in done),
         over_seeds=tuple(_over_seeds(done, score)),
         differences=tuple(_differences(config, done, score)),
+        notes=(*_edges(config, done, score), *_short(config, done), *_unscored(done)),
     )
 
 
@@ -48,7 +51,7 @@ def write_report(comparison: Comparison, done: Done, folder: Path) -> None:
         write_plots(done, folder / PLOTS, comparison.score)
 
 
-def _job(job: Job, result: Result, score: HeldoutScore) -> JobReport:
+def _job(config: CompareConfig, job: Job, result: Result, score: HeldoutScore) -> JobReport:
     gain = paired_gain(
         result.first.scores(score),
         result.best.scores(score),
@@ -73,6 +76,7 @@ def _job(job: Job, result: Result, score: HeldoutScore) -> JobReport:
         train_s=spent.seconds,
         wall_s=result.wall_s,
         device_s=result.device_s,
+        budget_share=share_spent(config.budget, spent),
         num_updates=result.last.step,
         num_evaluations=len(result.points) - 1,
         peak_rss_bytes=taken.peak_rss_bytes,
@@ -86,7 +90,15 @@ def _job(job: Job, result: Result, score: HeldoutScore) -> JobReport:
 
 
 def _score(point: Point) -> Score:
-    return Score(point.step, point.reward, point.pass_rate, *point.spent)
+    return Score(
+        point.step,
+        point.reward,
+        point.pass_rate,
+        *point.spent,
+        num_unscored=point.num_unscored,
+        metrics=point.metrics,
+        reasons=point.reasons,
+    )
 
 
 def _over_seeds(done: Done, score: HeldoutScore) -> Iterator[SeedsReport]:
@@ -106,21 +118,66 @@ def _over_seeds(done: Done, score: HeldoutScore) -> Iterator[SeedsReport]:
 
 
 def _differences(config: CompareConfig, done: Done, score: HeldoutScore) -> Iterator[Difference]:
-    best = best_choices(done, score)
+    chosen = best_choices(done, score)
     kinds = {name: arm.kind for name, arm in config.arms.items()}
     for es in (name for name in kinds if kinds[name] == "es"):
         for grpo in (name for name in kinds if kinds[name] == "grpo"):
-            ours, theirs = best.get(es, {}), best.get(grpo, {})
-            both = [(ours[seed], theirs[seed]) for seed in ours if seed in theirs]
+            ours, theirs = chosen.get(es, {}), chosen.get(grpo, {})
+            seeds = [seed for seed in ours if seed in theirs]
+            both = [(ours[seed], theirs[seed]) for seed in seeds]
             if not both:  # one of them has not begun
                 continue
+            best, best_ci95 = _less([(one.best, other.best) for one, other in both], score)
+            final, final_ci95 = _less([(one.last, other.last) for one, other in both], score)
             yield Difference(
                 es,
                 grpo,
-                *_less([(one.best, other.best) for one, other in both], score),
-                *_less([(one.last, other.last) for one, other in both], score),
+                best=best,
+                best_ci95=best_ci95,
+                best_by_seed={
+                    seed: one.best.mean(score) - other.best.mean(score)
+                    for seed, (one, other) in zip(seeds, both, strict=True)
+                },
+                final=final,
+                final_ci95=final_ci95,
                 memory_ratio=float(np.mean([_memory_ratio(*pair) for pair in both])),
                 num_seeds=len(both),
+            )
+
+
+def _edges(config: CompareConfig, done: Done, score: HeldoutScore) -> Iterator[str]:
+    """Swept numbers whose best is the lowest or the highest that was tried."""
+    for name, arm in config.arms.items():
+        of_arm = [(job, result) for job, result in done if job.arm == name]
+        tried = [pair for pair in of_arm if pair[0].seed == of_arm[0][0].seed]
+        if not tried:
+            continue
+        chosen = best_choice(tried, score)
+        for key, values in arm.sweep.items():
+            numbers = [value for value in values if isinstance(value, int | float)]
+            if len(numbers) > 1 and chosen[key] in (min(numbers), max(numbers)):
+                yield (
+                    f"{name}: {key} {chosen[key]:g} is best and at the edge of its sweep, so a "
+                    "better one may lie beyond."
+                )
+
+
+def _short(config: CompareConfig, done: Done) -> Iterator[str]:
+    """Jobs that ended by themselves, well before the budget was spent."""
+    for job, result in done:
+        share = share_spent(config.budget, result.last.spent)
+        if share < NEARLY_ALL:
+            yield f"{job.name} ended with {100 * share:.0f} % of its budget spent."
+
+
+def _unscored(done: Done) -> Iterator[str]:
+    """Jobs that left held-out prompts without a score."""
+    for job, result in done:
+        most = max(point.num_unscored for point in result.points)
+        if most:
+            yield (
+                f"{job.name}: up to {most} held-out prompts have no score (why is in "
+                "comparison.json) and are left out of its scores."
             )
 
 

@@ -3,6 +3,7 @@
 OUT/compare.json       the configuration
 OUT/jobs/NAME/         job.json, measured.json (how), log.txt, model/ (run folder or adapters),
                        trained.json, result.json
+OUT/prompt.json, ...   what all jobs are given (see `es_align.compare.inputs`)
 OUT/comparison.json, comparison.md, plots/
 """
 
@@ -21,6 +22,7 @@ import torch
 from es_align.cli_options import INTERRUPTED
 from es_align.compare.comparison import Comparison
 from es_align.compare.config import CompareConfig, Measured
+from es_align.compare.inputs import keep_or_check
 from es_align.compare.job import JOB, MEASURED, RESULT, TRAINED
 from es_align.compare.jobs import Job, choices, make_jobs
 from es_align.compare.packages import check_trl
@@ -58,6 +60,7 @@ def compare(
     if any(job.grpo is not None for job in jobs):
         check_trl()
     _open(folder, config, jobs, is_resumed=resume)
+    keep_or_check(folder, jobs[0])
     done: Done = []
     failed: dict[str, str] = {}
     for job in _in_order(config, jobs, done, say):

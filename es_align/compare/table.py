@@ -1,8 +1,16 @@
-"""A comparison as a table in Markdown, with a line for each arm's seeds and each difference."""
+"""A comparison as a table in Markdown, with a line for each arm's seeds, each difference and what
+else a reader must know.
+"""
 
-from es_align.compare.comparison import Comparison, JobReport, Score
+from collections.abc import Mapping
+from math import isnan
+
+from es_align.compare.comparison import Comparison, Difference, JobReport, Score
 from es_align.compare.config import HeldoutScore
 from es_align.compare.plots import GIB
+
+TOLD: Mapping[HeldoutScore, str] = {"pass_rate": "pass rate", "reward": "reward"}
+OTHER: Mapping[HeldoutScore, HeldoutScore] = {"pass_rate": "reward", "reward": "pass_rate"}
 
 
 def table(comparison: Comparison) -> str:
@@ -25,7 +33,8 @@ def table(comparison: Comparison) -> str:
         "KL, nats a token",
         "untouched",
     )
-    score = comparison.score
+    score, other = comparison.score, OTHER[comparison.score]
+    head = (*head, f"{TOLD[other]} at best")
     rows = [head, tuple("---" for _ in head), *(_row(job, score) for job in comparison.arms)]
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     seeds = [
@@ -38,13 +47,15 @@ def table(comparison: Comparison) -> str:
     differences = [
         f"{d.es} less {d.grpo}: best {_change(d.best, d.best_ci95, score)}, final "
         f"{_change(d.final, d.final_ci95, score)}, memory beyond imports {d.memory_ratio:.2f} of "
-        f"it; {_seeds(d.num_seeds)}."
+        f"it; {_seeds(d, score)}."
         for d in comparison.differences
     ]
     failed = [f"Failed: {reason}" for reason in comparison.failed.values()]
     num_left = comparison.num_left - len(failed)
     left = [f"{num_left} job(s) are still to come."] if num_left else []
-    return "\n".join([*lines, "", *seeds, *differences, *failed, *left, ""])
+    by = f"Before, final and best are held-out {TOLD[score]}s; settings were chosen by best."
+    told_below = [by, *seeds, *differences, *comparison.notes, *failed, *left]
+    return "\n".join([*lines, "", *told_below, ""])
 
 
 def told(value: float, score: HeldoutScore) -> str:
@@ -58,17 +69,25 @@ def _range(bounds: tuple[float, float], score: HeldoutScore) -> str:
 
 def _change(value: float, bounds: tuple[float, float], score: HeldoutScore) -> str:
     """A difference with its interval: of pass rates in points."""
-    if score == "pass_rate":
-        return f"{100 * value:+.1f} points [{100 * bounds[0]:+.1f}, {100 * bounds[1]:+.1f}]"
-    return f"{value:+.3f} [{bounds[0]:+.3f}, {bounds[1]:+.3f}]"
+    low, high = (_signed(bound, score) for bound in bounds)
+    unit = " points" if score == "pass_rate" else ""
+    return f"{_signed(value, score)}{unit} [{low}, {high}]"
 
 
-def _seeds(num_seeds: int) -> str:
-    return "over prompts, 1 seed" if num_seeds == 1 else f"over prompts and {num_seeds} seeds"
+def _seeds(difference: Difference, score: HeldoutScore) -> str:
+    """Over what an interval goes, and the seeds one by one, of which three say little."""
+    if difference.num_seeds == 1:
+        return "over prompts, 1 seed"
+    each = ", ".join(_signed(value, score) for value in difference.best_by_seed.values())
+    return f"over prompts and {difference.num_seeds} seeds, best seed by seed {each}"
+
+
+def _signed(value: float, score: HeldoutScore) -> str:
+    return f"{100 * value:+.1f}" if score == "pass_rate" else f"{value:+.3f}"
 
 
 def _row(job: JobReport, score: HeldoutScore) -> tuple[str, ...]:
-    drift = job.drift
+    drift, other = job.drift, _headline(job.best, OTHER[score])
     before, after = drift.untouched_before, drift.untouched_after
     return (
         job.label,
@@ -85,6 +104,7 @@ def _row(job: JobReport, score: HeldoutScore) -> tuple[str, ...]:
         f"{job.beyond_imports_bytes / GIB:.2f}",
         f"{drift.kl_per_token:.3f}",
         "" if before is None or after is None else f"{100 * before:.1f} to {100 * after:.1f} %",
+        "" if isnan(other) else told(other, OTHER[score]),
     )
 
 

@@ -96,8 +96,11 @@ def test_what_is_told_of_each_arm(done):
     lines = table(report).splitlines()
     assert "| es | 0 | 25.0 % | 75.0 % | 100.0 % | +75.0 " in lines[2]
     assert "25.0 to 50.0 %" in lines[2]
-    assert lines[-1].startswith("es less grpo: best +50.0 points [")
-    assert lines[-1].endswith("over prompts, 1 seed.")
+    assert lines[-3].startswith("Before, final and best are held-out pass rates")
+    assert lines[-2].startswith("es less grpo: best +50.0 points [")
+    assert lines[-2].endswith("over prompts, 1 seed.")
+    assert (es.budget_share, grpo.budget_share) == (1.0, 0.5)
+    assert lines[-1] == "grpo,seed=0 ended with 50 % of its budget spent."
 
 
 def test_an_arm_that_has_not_begun_is_compared_with_nothing(done):
@@ -123,6 +126,14 @@ def test_a_sweep_is_represented_by_its_best_of_the_first_seed():
     assert difference.num_seeds == 2
     assert difference.best == pytest.approx(0.0)  # +.5 on one seed, -.5 on the other
     assert difference.best_ci95 == (-1.0, 1.0)  # either seed twice, and its prompt that differs
+    assert difference.best_by_seed == {0: 0.5, 1: -0.5}
+    report = compared(config, done, {})
+    assert "over prompts and 2 seeds, best seed by seed +50.0, -50.0." in table(report)
+    edge = "grpo: learning_rate 0.0001 is best and at the edge of its sweep, so a better one may "
+    assert any(note.startswith(edge) for note in report.notes)
+    arms["grpo"]["sweep"] = {"learning_rate": [1e-5, 1e-4, 1e-3]}
+    wider = comparison(arms=arms, seeds=[0, 1])
+    assert not any("edge" in note for note in compared(wider, done, {}).notes)
 
 
 def test_seeds_of_an_arm_are_told_together():
@@ -148,6 +159,10 @@ def test_a_reward_without_verdicts_is_told_as_it_is(tmp_path):
     report = compared(comparison(), done, {})
     assert report.score == "reward"
     assert "| -3.000 | -4.000 | -4.000 | -1.000 [-1.000, -1.000] |" in table(report)
+    assert table(report).splitlines()[2].endswith("|  |")  # nothing has a pass rate
+    assert report.arms[0].best.num_unscored == 1
+    (told,) = (note for note in report.notes if "no score" in note)
+    assert told.startswith(f"{job.name}: up to 1 held-out prompts have no score")
     write_report(report, done, tmp_path)
 
 

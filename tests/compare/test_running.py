@@ -2,12 +2,14 @@
 
 import json
 import os
+from dataclasses import replace
 
 import pytest
 import torch
 from comparisons import comparison, result
 
 from es_align.compare import running
+from es_align.compare.inputs import keep_or_check
 from es_align.compare.job import MEASURED, RESULT, TRAINED
 from es_align.compare.jobs import make_jobs
 from es_align.errors import ConfigError, RunFolderError, WorkerError
@@ -168,3 +170,23 @@ def test_without_trl_nothing_begins(monkeypatch, tmp_path):
     with pytest.raises(ConfigError, match="trl is not installed"):
         running.compare(comparison(), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_resume_refuses_other_prompts_and_another_start(tmp_path):
+    start = tmp_path / "start"
+    start.mkdir()
+    (start / "adapter_config.json").write_text("{}")
+    job = replace(make_jobs(comparison(), is_begun=False)[0], start=str(start))
+    out = tmp_path / "out"
+    out.mkdir()
+    for _ in range(2):
+        keep_or_check(out, job)
+    (start / "adapter_config.json").write_text('{"r": 2}')
+    with pytest.raises(
+        RunFolderError, match=r"with adapter_config.json \w{20} of start .* put the"
+    ):
+        keep_or_check(out, job)
+    task = job.config.task.model_copy(update={"system_prompt": "Be brief."})
+    config = job.config.model_copy(update={"task": task})
+    with pytest.raises(RunFolderError, match="with other tokens of prompt train/0"):
+        keep_or_check(out, replace(job, config=config))
