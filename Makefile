@@ -1,10 +1,10 @@
 # make setup        .venv with everything (about a minute; at once when nothing changed)
 # make quickstart   a real model learns something on this machine
 # make test         all tests that need no accelerator
-# make chaos        60 faults on a small cluster; the ledger must not notice (about 20 minutes)
+# make chaos        60 faults on a small cluster; the ledger must not notice (about 15 minutes)
 #
-# ENGINE=vllm TORCH_BACKEND=auto make setup     for a CUDA machine
-# EXTRAS=dev,grpo,eval,track make setup         what to install beside the engine
+# ENGINE=vllm TORCH_BACKEND=auto make setup     for a CUDA machine (after make clean)
+# EXTRAS=dev,grpo,eval make setup               what to install beside the engine
 # PYTHON=/path/to/python3.12 make setup         another interpreter
 
 SHELL := /bin/bash
@@ -62,8 +62,13 @@ setup: $(READY)
 	     "or name it: make setup PYTHON=/path/to/python3.12" >&2; \
 	exit 1
 
+# Two engines in one environment break each other, and a torch that is there would stay.
 # torch goes first and alone: asked for together, uv would look for triton, too, only in the CPU index.
 $(READY): pyproject.toml constraints.txt overrides.txt | .venv/bin/python
+	@if .venv/bin/python -c 'import importlib.util, sys; sys.exit(not importlib.util.find_spec("vllm"))' && \
+	    [ -z "$$(.venv/bin/python -m pip list --format=freeze 2>/dev/null | grep -x '$(ENGINE)==.*')" ]; then \
+	    echo "setup: .venv has another engine than $(ENGINE); run make clean first" >&2; exit 1; \
+	fi
 	@rm -f .venv/.ready-*
 	@.venv/bin/python -m pip install --quiet --quiet --disable-pip-version-check uv==$(UV_VERSION)
 	@echo "setup: torch"

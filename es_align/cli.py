@@ -170,7 +170,7 @@ def lm_eval(context: typer.Context) -> None:
     from es_align.errors import ConfigError
 
     if util.find_spec("lm_eval") is None:
-        raise ConfigError("lm-eval is not installed; run `pip install 'es-align[eval]'`")
+        raise ConfigError("lm-eval is not installed; run `EXTRAS=dev,grpo,eval make setup`")
     import_module("es_align.harness")
     sys.argv = ["lm_eval", *context.args]
     import_module("lm_eval.__main__").cli_evaluate()
@@ -178,7 +178,7 @@ def lm_eval(context: typer.Context) -> None:
 
 @app.command()
 def replay(run: Run, generation: Generation = None, as_json: AsJson = False) -> None:
-    """Rebuild a generation (the last one) from the ledger alone, and compare digests."""
+    """Rebuild a generation (the last one) from the ledger, and compare digests."""
     from es_align.terminal import result_stream, write_result
 
     with result_stream(as_json=as_json) as stream:

@@ -76,3 +76,14 @@ def cluster() -> Iterator[None]:
     start_cluster(4)
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_preload() -> Iterator[None]:
+    """vLLM for CPUs sets LD_PRELOAD for what it starts; what other tests start is not to get it."""
+    before = os.environ.get("LD_PRELOAD")
+    yield
+    if before is None:
+        os.environ.pop("LD_PRELOAD", None)
+    else:
+        os.environ["LD_PRELOAD"] = before

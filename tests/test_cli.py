@@ -275,7 +275,7 @@ def test_lm_eval_that_is_not_installed_is_told(
     )
     code, _, err = call("lm-eval", "run", "--model", "es_align", "--tasks", "gsm8k")
     assert code == 2
-    assert err == "error: lm-eval is not installed; run `pip install 'es-align[eval]'`\n"
+    assert err == "error: lm-eval is not installed; run `EXTRAS=dev,grpo,eval make setup`\n"
 
 
 def test_interrupt_says_how_to_resume(repository: Path) -> None:

@@ -1,6 +1,6 @@
 """Texts from elsewhere through our engines, and lm-evaluation-harness driving them.
 
-The second part runs where lm-eval is installed beside es-align (`pip install 'es-align[eval]'`).
+The second part runs where lm-eval is installed beside es-align (`EXTRAS=dev,grpo,eval make setup`).
 """
 
 import json
@@ -58,7 +58,7 @@ def test_a_long_text_loses_its_beginning(engine, monkeypatch):
 
 @pytest.fixture
 def harness():
-    pytest.importorskip("lm_eval", reason="lm-eval is not installed: pip install 'es-align[eval]'")
+    pytest.importorskip("lm_eval", reason="no lm-eval: EXTRAS=dev,grpo,eval make setup")
     return pytest.importorskip("es_align.harness")
 
 

@@ -16,6 +16,7 @@ RUN=${2:?a run folder on a shared disk}
 PYTHON=${ES_ALIGN_PYTHON:-$PWD/.venv/bin}  # the same path on every node
 PORT=$((20000 + SLURM_JOB_ID % 20000))     # jobs that share a node must not share a head
 GPUS=${SLURM_GPUS_ON_NODE:-0}
+PER_NODE=$((GPUS > 0 ? GPUS : 1))  # workers; a generation needs as many chunks: workers.members_per_chunk
 
 # Everyone who reaches a head's port may run code on all nodes, unless a token is asked for.
 umask 077
@@ -23,7 +24,7 @@ export RAY_AUTH_MODE=token
 export RAY_AUTH_TOKEN_PATH=$PWD/.ray-token-$SLURM_JOB_ID
 "$PYTHON/python" -c 'import secrets; print(secrets.token_hex(32), end="")' > "$RAY_AUTH_TOKEN_PATH"
 export RAY_worker_niceness=0  # Ray's own, 15, yields to whatever else the node runs
-export HF_HUB_OFFLINE=${HF_HUB_OFFLINE:-1}
+export HF_HUB_OFFLINE=${HF_HUB_OFFLINE:-1}  # models and data lie in the hub's cache already
 
 mapfile -t NODES < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 HEAD=${NODES[0]}
@@ -55,8 +56,9 @@ done
 RESUME=()
 [[ -f $RUN/ledger.jsonl ]] && RESUME=(--resume)
 "$PYTHON/es-align" train "$CONFIG" --run-dir "$RUN" --address "$HEAD_IP:$PORT" \
-    --set workers.count="$SLURM_NNODES" --set workers.min_count=1 \
-    --set workers.cpus="$SLURM_CPUS_PER_TASK" --set workers.gpus="$GPUS" "${RESUME[@]}" &
+    --set workers.count="$((SLURM_NNODES * PER_NODE))" --set workers.min_count=1 \
+    --set workers.cpus="$((SLURM_CPUS_PER_TASK / PER_NODE))" --set workers.gpus="$((GPUS > 0))" \
+    "${RESUME[@]}" &
 DRIVER=$!
 trap 'kill -TERM "$DRIVER"' TERM  # Slurm's, two minutes before the end
 wait "$DRIVER" || { wait "$DRIVER"; exit $?; }
