@@ -199,6 +199,8 @@ def layer_candidate(
 
     def judge_timed() -> Errors:
         problem.poison_()
+        for y_TO in work.results_TO:  # of the graph's own memory, where a product has no `out`
+            y_TO.fill_(torch.nan)
         prepared()
         return judge(problem, work)
 
@@ -256,6 +258,7 @@ def run(report: Report, bench: Bench, *, seconds: float, path: Path | None) -> N
     for job in make_jobs(bench):
         if time.monotonic() - started > seconds:
             report.skipped.append(job.setting._asdict())
+            write(report, path)
             continue
         try:
             rows = job.run()
@@ -265,8 +268,13 @@ def run(report: Report, bench: Bench, *, seconds: float, path: Path | None) -> N
         report.rows.extend(rows)
         report.goals = goal_lines(report.rows)
         report.seconds = time.monotonic() - started
-        if path is not None:
-            path.write_text(to_json(report) + "\n", encoding="utf-8")
+        write(report, path)
+
+
+def write(report: Report, path: Path | None) -> None:
+    """The report so far, over what was there."""
+    if path is not None:
+        path.write_text(to_json(report) + "\n", encoding="utf-8")
 
 
 def to_json(report: Report) -> str:

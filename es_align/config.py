@@ -49,7 +49,8 @@ class TaskConfig(Section):
     brief; none: IFEval's own range, up to 800."""
     path: str | None = None
     """gsm8k: folder with train.jsonl and test.jsonl; ifeval: input_data.jsonl or its folder; none
-    means the Hugging Face hub. prompts: a folder like gsm8k's, or one file (docs/tasks.md)."""
+    means the Hugging Face hub. prompts: a folder like gsm8k's, or one file
+    (docs/your-own.md)."""
     dataset: str = "chain_sum"
     """reasoning_gym: name of the procedural data set."""
     num_train: Count = 512

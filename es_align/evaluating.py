@@ -31,7 +31,8 @@ from es_align.run_folder import RunFolder
 from es_align.scorecards import Scorecard, VerdictRow, figure_intervals, load_scorecard
 from es_align.space_checks import check_run_settings
 from es_align.targets import open_target, target_config
-from es_align.tasks import BENCHMARKS, TASKS, HeldOut, make_heldout
+from es_align.task_checks import check_unseen
+from es_align.tasks import BENCHMARKS, HeldOut, has_own_reward, make_heldout
 from workers.cluster import joined
 from workers.protocol import Sampling
 
@@ -137,6 +138,7 @@ def evaluate_prompts(
         check_details(Path(details), data_files(settings.task.path))
     if is_run:
         check_run_settings(own, settings)
+        check_unseen(own.task, settings.task)
     validate(settings, is_begun=is_run, is_trained=False)
     heldout = make_heldout(settings.task)
     columns, name = heldout.prompts[0].columns, f"task.name={heldout.name}"
@@ -207,9 +209,7 @@ def _on_task(own: Config, name: str | None) -> Config:
     longest = max(own.workers.max_model_len, MODEL_LENGTHS.get(tested.name, 0))
     deadline_s = max(own.workers.chunk_deadline_s, DEADLINE_S_PER_TOKEN * new_tokens)
     tree["workers"] |= {"max_model_len": longest, "chunk_deadline_s": deadline_s}
-    if (is_other and TASKS[tested.name].has_reward) or (
-        tested.name in BENCHMARKS and has_likelihood(own)
-    ):
+    if (is_other and has_own_reward(tested)) or (tested.name in BENCHMARKS and has_likelihood(own)):
         tree["reward"] = []
     return Config.model_validate(tree)
 

@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 
 from es_align.chunking import configured_chunks, smallest_sizes
-from es_align.config import Config, heldout_new_tokens, pass_k
+from es_align.config import Config, WorkersConfig, heldout_new_tokens, pass_k
 from es_align.config_errors import nearest
 from es_align.config_search import StrategyConfig
 from es_align.errors import ConfigError, DataError, ModelError
@@ -311,12 +311,19 @@ def _check_workers(config: Config) -> None:
             f"cores and this machine has {num_cores}; lower one of them, or set workers.address to "
             "a Ray cluster"
         )
-    if workers.engine == "vllm" and importlib.util.find_spec("vllm") is None:
+    if workers.engine == "vllm":
+        _check_vllm(workers)
+
+
+def _check_vllm(workers: WorkersConfig) -> None:
+    """The build of vLLM that the workers need, on this machine."""
+    if importlib.util.find_spec("vllm") is None:
         raise ConfigError(
             "workers.engine=vllm but vLLM is not installed; run `make setup`, or set "
             "workers.engine=torch (with precision bf16 or fp32)"
         )
-    if workers.engine == "vllm" and workers.gpus == 0 and versions([CUDA_VLLM]):
+    found = versions([CUDA_VLLM]).get(CUDA_VLLM)
+    if found is not None and not found.endswith("cpu") and workers.gpus == 0:
         raise ConfigError(
             "workers.gpus=0 and the vLLM that is installed computes on GPUs; set workers.gpus=1, "
             "or make an environment for CPUs: make clean, then make setup"

@@ -32,7 +32,7 @@ from rewards.registry import (
     RewardModelOptions,
     get_reward,
 )
-from rewards.specs import ENTRY_POINTS, RewardFile, RewardSpec
+from rewards.specs import ENTRY_POINTS, RewardFile, RewardSpec, specs_or_own
 
 
 def reward_specs(config: Config) -> tuple[RewardSpec, ...]:
@@ -87,8 +87,7 @@ def check_columns(config: Config, columns: Columns, task: str, reward_name: str 
 
     `task` is what an error calls it. Raises ConfigError.
     """
-    own = () if reward_name is None else (RewardSpec(reward_name),)
-    specs = reward_specs(config) or own
+    specs = specs_or_own(reward_specs(config), reward_name)
     if not specs:
         raise ConfigError(
             f"{task} has no reward of its own; set reward to path/to/file.py:function, or to one "

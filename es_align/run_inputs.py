@@ -28,7 +28,7 @@ from es_align.reward_inputs import (
     reward_parts,
 )
 from es_align.run_folder import PROMPT_FILE, REWARDS
-from es_align.sealed import write_synced
+from es_align.sealed import replace_file, write_synced
 from es_align.tasks import Task
 from workers.protocol import Prompt
 from workers.rendering import Renderer
@@ -71,7 +71,7 @@ class RunInputs:
 
 
 def keep_inputs(folder: Path, inputs: RunInputs) -> None:
-    """Write them into a run folder; what an earlier start left there is replaced."""
+    """Write them into a run folder, prompt.json last; what an earlier start left is replaced."""
     row = {
         "prompt_id": inputs.prompt_id,
         "text": inputs.text,
@@ -80,12 +80,12 @@ def keep_inputs(folder: Path, inputs: RunInputs) -> None:
         "model": inputs.model_parts,
         "rewards": inputs.reward_parts,
     }
-    write_synced(folder / PROMPT_FILE, (json.dumps(row, ensure_ascii=False) + "\n").encode())
     shutil.rmtree(folder / REWARDS, ignore_errors=True)
     for place, content in inputs.reward_files.items():
         file = folder / REWARDS / place
         file.parent.mkdir(parents=True, exist_ok=True)
         write_synced(file, content)
+    replace_file(folder / PROMPT_FILE, (json.dumps(row, ensure_ascii=False) + "\n").encode())
 
 
 def check_inputs(folder: Path, inputs: RunInputs) -> None:

@@ -5,6 +5,7 @@ and whether what a run is tested on stays apart from what it has seen.
 import json
 from collections.abc import Iterable
 from dataclasses import replace
+from pathlib import Path
 
 from es_align.config import Config, TaskConfig
 from es_align.errors import ConfigError, DataError
@@ -72,6 +73,23 @@ def check_apart(task: Task, tested: TaskConfig, heldout: HeldOut) -> None:
             f"{len(shots)} solved example(s) of {told} are training prompts of {task.name}, such "
             f"as {min(shots)[:60]!r}; give evaluation.task the num_train, seed and path of task, "
             "so that examples come from the rest, or set evaluation.task.num_fewshot=0"
+        )
+
+
+def check_unseen(trained: TaskConfig, asked: TaskConfig) -> None:
+    """Refuse to test a run on what it trained on: of a file of prompts, rows it does not hold out.
+
+    Raises ConfigError naming the limit.
+    """
+    if asked.name != "prompts" or (asked.name, asked.path) != (trained.name, trained.path):
+        return
+    if asked.path is None or not Path(asked.path).is_file():
+        return
+    if asked.seed != trained.seed or not 0 < asked.num_heldout <= trained.num_heldout:
+        raise ConfigError(
+            f"task.num_heldout={asked.num_heldout} and task.seed={asked.seed}: the run holds out "
+            f"{trained.num_heldout} rows of {asked.path} by seed {trained.seed} and trains on "
+            "others; ask for so many or fewer, by that seed, or name another file"
         )
 
 

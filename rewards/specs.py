@@ -79,6 +79,11 @@ class RewardSpec:
         return cls(**fields)
 
 
+def specs_or_own(specs: Sequence[RewardSpec], own: str | None) -> tuple[RewardSpec, ...]:
+    """The rewards that are configured, or else the task's own, if it has one."""
+    return tuple(specs) or (() if own is None else (RewardSpec(own),))
+
+
 def num_together(specs: Sequence[RewardSpec]) -> int:
     """Consecutive completions that make whole calls of every one of these rewards."""
     return math.lcm(*(spec.num_together for spec in specs))

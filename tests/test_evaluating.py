@@ -333,3 +333,7 @@ def test_prompts_of_ones_own_are_trained_on_and_tested(workers_here, tiny_config
     assert (again.task, again.reward) == ("prompts", result.best.reward)
     asked = [row["prompt"] for row in read(tmp_path / "run" / "samples.jsonl")]
     assert asked and set(asked) <= {row["prompt"] for row in rows}
+    # Beyond what is held out stand the rows that were trained on.
+    for override in ("task.num_heldout=6", "task.num_heldout=0", "task.seed=1"):
+        with pytest.raises(ConfigError, match=r"the run holds out 5 rows of .* trains on others"):
+            evaluate(str(tmp_path / "run"), overrides=[override])

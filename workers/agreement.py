@@ -1,4 +1,7 @@
-"""Which mean the workers hold after a move: the one that most of them say, by its digest."""
+"""Which mean the workers hold after a move: the one that most of them say, by its digest.
+
+Those that are still catching up, or busy with a chunk, have no vote; they are compared afterwards.
+"""
 
 from collections import Counter
 

@@ -109,7 +109,8 @@ class StoredForm(NamedTuple):
             return StoredWeight(self, weight_OI.to(self.dtype), None)
         if self._is_native(weight_OI):
             return StoredWeight(self, *encode(weight_OI, self.bits, self.num_groups))
-        largest = (2**self.bits - 1) / 2
+        # On a GPU a division by a Python number is a product with its inverse, a last bit apart.
+        largest = weight_OI.new_tensor((2**self.bits - 1) / 2)
         grouped_OGI = weight_OI.unflatten(1, (self.num_groups, -1))
         scale_OG = (grouped_OGI.abs().amax(-1) / largest).to(self.dtype)
         scale_OG[scale_OG == 0] = torch.finfo(self.dtype).eps

@@ -46,7 +46,6 @@ class Fleet:
         self._load_arguments: Sequence[object] = ()
         self._calls = OpenCalls()
         self._moves: list[Move] = []
-        self._num_made: dict[int, int] = {}  # by worker: moves that it is known to have made
         self._agreement = Agreement()
         self._is_started = False
         self._set_aside: list[Over] = []  # until what is going on is over
@@ -225,7 +224,7 @@ class Fleet:
     @property
     def idle(self) -> list[Worker]:
         """Those that would begin at once: no chunk, and no moves still to make."""
-        return [one for one in self.roster.idle if self._num_made[one.number] == one.num_moves]
+        return [one for one in self.roster.idle if one.num_made == one.num_moves]
 
     def states(self) -> Counter[State]:
         """How many workers are in each state."""
@@ -286,7 +285,7 @@ class Fleet:
             self._join(worker, outcome)
         else:
             assert isinstance(outcome, Moved) and isinstance(call.subject, int)
-            self._num_made[worker.number] = call.subject
+            worker.num_made = call.subject
             if call.subject == len(self._moves):  # else one of several that it has to catch up with
                 worker.failed_moves = 0
                 self._compare(worker, outcome)
@@ -296,7 +295,7 @@ class Fleet:
         self.roster.enter(worker, State.READY)
         worker.ready_since = self.now()
         worker.num_started += 1
-        self._num_made[worker.number] = worker.num_moves
+        worker.num_made = worker.num_moves
         if is_late:
             where = self._transport.where(worker.number)
             self._tell(f"worker {worker.number} joins{f' on {where}' if where else ''}")
@@ -307,7 +306,7 @@ class Fleet:
         self._none_ready_since = FOREVER
 
     def _send_moves(self, worker: Worker) -> None:
-        busy, num_open = worker.working_on, worker.num_moves - self._num_made[worker.number]
+        busy, num_open = worker.working_on, worker.num_moves - worker.num_made
         deadline_s = num_open * self.settings.call_deadline_s
         deadline_s += 0.0 if busy is None else busy.deadline_s
         for num_moves, move in enumerate(self._moves[worker.num_moves :], worker.num_moves + 1):
@@ -334,7 +333,7 @@ class Fleet:
     def _agree(self) -> None:
         """Settle what the mean is once nobody is left to wait for."""
         is_waiting = any(  # not for one that has earlier moves to make: it would hold up the others
-            self._num_made[one.number] == len(self._moves) - 1 and one.working_on is None
+            one.num_made == len(self._moves) - 1 and one.working_on is None
             for one in self.roster.ready
         )
         if is_waiting or not self._agreement.has_votes:

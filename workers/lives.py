@@ -27,6 +27,7 @@ class Worker:
     state: State = State.PAUSED
     not_before: float = 0.0
     num_moves: int = 0  # of the run's moves, those it was sent
+    num_made: int = 0  # and those it is known to have made
     failures: int = 0  # in a row
     failed_moves: int = 0  # in a row
     working_on: "Call | None" = None  # its chunk

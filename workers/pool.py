@@ -13,7 +13,7 @@ from typing import cast
 
 import ray
 
-from rewards.specs import RewardSpec
+from rewards.specs import RewardSpec, specs_or_own
 from workers.cluster import Needs, attach, check_capacity, start_cluster
 from workers.dispatch import Dispatcher
 from workers.fleet import Fleet, Tell
@@ -177,10 +177,8 @@ class Pool:
 
 def _rewards(spec: WorkerSpec, prompts: Sequence[Prompt]) -> list[RewardSpec]:
     """All that a worker scores with: its own, and those of another task's prompts."""
-    names = {prompt.reward_name for prompt in prompts}
-    if not spec.rewards:
-        names.add(spec.reward_name)
-    return [*spec.rewards, *(RewardSpec(name) for name in names if name is not None)]
+    others = {prompt.reward_name for prompt in prompts} - {None}
+    return [*specs_or_own(spec.rewards, spec.reward_name), *map(RewardSpec, filter(None, others))]
 
 
 __all__ = ["Pool", "PoolSettings", "start_cluster"]

@@ -9,7 +9,7 @@ from typing import Literal
 
 from kernels.errors import ModelError, WorkerError
 from rewards.scoring import DEFAULT_LIMIT_S, Scorer
-from rewards.specs import RewardSpec
+from rewards.specs import RewardSpec, specs_or_own
 from workers.checkpoints import Checkpoint
 from workers.engines.base import Engine, EngineSpec
 from workers.layers import PerturbedLayer
@@ -93,7 +93,7 @@ def start_scorers(spec: WorkerSpec, prompts: Sequence[Prompt]) -> dict[str | Non
     rewards: dict[str | None, tuple[RewardSpec, ...]] = {
         name: (RewardSpec(name),) for name in {prompt.reward_name for prompt in prompts} if name
     }
-    own = spec.rewards or (() if spec.reward_name is None else (RewardSpec(spec.reward_name),))
+    own = specs_or_own(spec.rewards, spec.reward_name)
     if own and likelihood_reward(own) is None:
         rewards[None] = own
     scorers = {

@@ -42,8 +42,8 @@ from es_align.task_checks import make_checked_task
 from es_align.tasks import Task
 from es_align.versions import PACKAGES, TRAINERS, versions
 from rewards.base import Prompted
-from rewards.scoring import Scorer
-from rewards.specs import RewardSpec
+from rewards.scoring import FAULT, Scorer
+from rewards.specs import specs_or_own
 from workers.footprint import footprint
 from workers.protocol import Prompt
 from workers.rendering import Renderer
@@ -66,10 +66,7 @@ def train_grpo(job: Job, folder: Path, imports_rss_bytes: int, say: Say) -> Trai
     renderer = Renderer(path)
     tokenizer = AutoTokenizer.from_pretrained(path)
     longest = check_prompts(renderer, tokenizer, task.train)
-    specs = reward_specs(config)
-    if not specs:
-        assert task.reward_name is not None  # or the task would have been refused
-        specs = (RewardSpec(task.reward_name),)
+    specs = specs_or_own(reward_specs(config), task.reward_name)
     set_seed(job.seed)  # of a fresh LoRA; the trainer sets it only after this
     with Scorer(specs, num_processes=worker_cores(config)) as scorer:
         scorer.start()
@@ -124,11 +121,11 @@ class Counts:
         scores = self._scorer.score(items)
         self.completions += len(items)
         self.tokens += sum(map(len, completion_ids))
-        missing = Counter(score.reason for score in scores if score.reward is None)
-        if 2 * missing.total() > len(scores):  # where an ES run stops as well
+        faults = Counter(score.reason for score in scores if score.reason.startswith(FAULT))
+        if 2 * faults.total() > len(scores):  # an ES run stops where half of its members lack one
             raise WorkerError(
-                f"{missing.total()} of {len(scores)} completions of a step have no score "
-                f"({', '.join(missing)}), too many to learn from; repair the reward"
+                f"the reward failed on {faults.total()} of {len(scores)} completions of a step "
+                f"({', '.join(faults)}), too many to learn from; repair it"
             )
         return [score.reward for score in scores]
 

@@ -26,6 +26,7 @@ from es_align.config_loading import apply_to_tree, validated
 from es_align.errors import ConfigError, EsAlignError
 from es_align.preflight import check_settings, validate
 from es_align.reward_checks import has_likelihood
+from es_align.tasks import has_own_reward
 
 ADAPTER_SPACES = ("lora", "singular_values")
 
@@ -130,6 +131,11 @@ def drift_config(config: Config, drift: DriftConfig) -> Config | None:
     new_tokens = drift.max_new_tokens or usual_new_tokens(
         drift.task.name, has_kinds=bool(drift.task.kinds)
     )
+    if not has_own_reward(drift.task):
+        raise ConfigError(
+            f"drift.task.name={drift.task.name} has no reward of its own to score it by; use "
+            "another task"
+        )
     tree = only_tested(config, drift.task, new_tokens)
     return validated(Config, tree | {"reward": []}, "drift")
 

@@ -30,6 +30,7 @@ from es_align.evaluating import evaluate_prompts
 from es_align.models import resolve_model
 from es_align.run_folder import RunFolder
 from es_align.targets import best_generation
+from es_align.tasks import has_own_reward
 
 BEST = "best"  # folder beside the run's
 MODEL_SETTINGS = ("members_per_chunk", "smallest_chunk", "drop_slowest", "count", "min_count")
@@ -63,7 +64,9 @@ def _points(job: Job, folder: Path, trained: Trained) -> Iterator[Point]:
         *_task_settings(heldout_task(config), heldout_new_tokens(config)),
         *_worker_settings(config),
     ]
-    if config.evaluation.task is None and config.reward:
+    if config.reward and (
+        config.evaluation.task is None or not has_own_reward(config.evaluation.task)
+    ):
         rewards = [reward.model_dump(mode="json") for reward in config.reward]
         overrides.append(f"reward={json.dumps(rewards)}")
     for step, spent in trained.steps:

@@ -190,8 +190,8 @@ def points_of(rows: Sequence[dict]) -> tuple[Point, ...]:
             Spent(*row["spent"]),
             tuple(row["rewards_P"]),
             tuple(row["passed_P"]),
-            row["metrics"],
-            row["reasons"],
+            row.get("metrics", {}),  # none in older records
+            row.get("reasons", {}),
         )
         for row in rows
     )

@@ -150,11 +150,11 @@ def _edges(config: CompareConfig, done: Done, score: HeldoutScore) -> Iterator[s
     for name, arm in config.arms.items():
         of_arm = [(job, result) for job, result in done if job.arm == name]
         tried = [pair for pair in of_arm if pair[0].seed == of_arm[0][0].seed]
-        if not tried:
+        if len(tried) < len(choices(arm)):  # those to come, or that failed, may be better
             continue
         chosen = best_choice(tried, score)
         for key, values in arm.sweep.items():
-            numbers = [value for value in values if isinstance(value, int | float)]
+            numbers = [v for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
             if len(numbers) > 1 and chosen[key] in (min(numbers), max(numbers)):
                 yield (
                     f"{name}: {key} {chosen[key]:g} is best and at the edge of its sweep, so a "

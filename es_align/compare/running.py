@@ -22,7 +22,7 @@ import torch
 from es_align.cli_options import INTERRUPTED
 from es_align.compare.comparison import Comparison
 from es_align.compare.config import CompareConfig, Measured
-from es_align.compare.inputs import keep_or_check
+from es_align.compare.inputs import Given
 from es_align.compare.job import JOB, MEASURED, RESULT, TRAINED
 from es_align.compare.jobs import Job, choices, make_jobs
 from es_align.compare.packages import check_trl
@@ -59,8 +59,9 @@ def compare(
     jobs = make_jobs(config, is_begun=resume)
     if any(job.grpo is not None for job in jobs):
         check_trl()
+    given = Given.to(jobs[0])
     _open(folder, config, jobs, is_resumed=resume)
-    keep_or_check(folder, jobs[0])
+    given.keep_or_check(folder)
     done: Done = []
     failed: dict[str, str] = {}
     for job in _in_order(config, jobs, done, say):

@@ -22,6 +22,7 @@ __all__ = [
     "Entry",
     "HeldOut",
     "Task",
+    "has_own_reward",
     "make_heldout",
     "make_task",
 ]
@@ -61,6 +62,11 @@ BENCHMARKS: Mapping[str, Callable[[TaskConfig], Sequence[Prompt]]] = {
     "gsm8k": heldout_problems,
     "ifeval": ifeval_prompts,
 }
+
+
+def has_own_reward(config: TaskConfig) -> bool:
+    """Whether the task brings the reward that scores it, for where none is configured."""
+    return TASKS[config.name].has_reward
 
 
 def make_task(config: TaskConfig, *, seed: int, prompts_per_generation: int) -> Task:

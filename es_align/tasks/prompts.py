@@ -154,7 +154,9 @@ def _shuffled(file: Path, config: TaskConfig) -> list[Asked]:
 
 
 def _check_number(file: Path, rows: Sequence[Asked], setting: str, num: int) -> None:
-    if len(rows) < max(num, 1):
+    if not rows:
+        raise DataError(f"{file} has no rows; add some, {FIELD} and what the reward needs in each")
+    if len(rows) < num:
         raise DataError(
             f"{setting} = {num}, but {file} has {len(rows)} row(s); lower it to what there is, or "
             "add rows"

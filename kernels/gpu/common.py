@@ -81,9 +81,9 @@ def choose_form(num_rows: int, form: Form | None) -> Form:
 def choose_split(most: int, num_tiles: int, in_features: int) -> int:
     """Input columns that one program adds up: `most`, halved while the tiles are too few programs.
 
-    Halves make few variants to compile.
+    Halves make few variants to compile, and no two that one program serves alike.
     """
-    split = most
+    split = min(most, padded(in_features, LEAST_SPLIT))
     while split > LEAST_SPLIT and num_tiles * triton.cdiv(in_features, split) < PROGRAMS:
         split //= 2
     return split

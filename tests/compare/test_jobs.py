@@ -107,6 +107,10 @@ def test_a_sweep_is_every_combination_on_every_seed():
             r"less than a generation of arms.es, 8 completions of up to 4 tokens.*32 tokens",
         ),
         (
+            lambda: comparison(drift={"task": {"name": "prompts", "path": "mine.jsonl"}}),
+            r"drift.task.name=prompts has no reward of its own",
+        ),
+        (
             lambda: comparison(drift={"task": {"name": "instructions"}, "max_new_tokens": 300}),
             r"drift, as arms.es would be asked it: .*max_new_tokens",
         ),

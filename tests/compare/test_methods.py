@@ -10,7 +10,11 @@ import pytest
 import yaml
 from comparisons import comparison
 
+from es_align.compare.jobs import make_jobs
 from es_align.compare.packages import TESTED
+from es_align.errors import WorkerError
+from es_align.task_checks import make_checked_task
+from rewards.base import unscored
 
 pytestmark = [
     pytest.mark.slow,
@@ -57,6 +61,25 @@ def test_both_arms_spend_one_budget_on_one_question(compared):
         assert "torch" in arm["machine"]["versions"]
     assert {"trl", "peft"} <= set(grpo["machine"]["versions"])
     assert json.loads((folder / "comparison.json").read_text()) == report
+
+
+def test_grpo_stops_where_the_reward_fails_on_most_of_a_step():
+    from es_align.compare.grpo import Counts
+
+    class Scorer:
+        """Gives what it is told to."""
+
+        def score(self, items):
+            return [unscored(reason) for reason in reasons]
+
+    counts = Counts(make_checked_task(make_jobs(comparison(), is_begun=False)[0].config), Scorer())
+    asked = {"completions": [[{"content": ""}]] * 4, "completion_ids": [[1, 2]] * 4, "row": [0] * 4}
+    reasons = ["no_score", "no_score", "no_score", "error:timeout"]
+    assert counts.reward(**asked) == [None] * 4
+    assert (counts.completions, counts.tokens) == (4, 8)
+    reasons = ["error:timeout", "error:KeyError", "error:timeout", "no_score"]
+    with pytest.raises(WorkerError, match=r"failed on 3 of 4 .*\(error:timeout, error:KeyError\)"):
+        counts.reward(**asked)
 
 
 def test_grpo_leaves_adapters_that_moved(compared):

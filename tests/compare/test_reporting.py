@@ -131,9 +131,12 @@ def test_a_sweep_is_represented_by_its_best_of_the_first_seed():
     assert "over prompts and 2 seeds, best seed by seed +50.0, -50.0." in table(report)
     edge = "grpo: learning_rate 0.0001 is best and at the edge of its sweep, so a better one may "
     assert any(note.startswith(edge) for note in report.notes)
+    assert not any("edge" in note for note in compared(config, done[:3], {}).notes)  # not all yet
     arms["grpo"]["sweep"] = {"learning_rate": [1e-5, 1e-4, 1e-3]}
     wider = comparison(arms=arms, seeds=[0, 1])
-    assert not any("edge" in note for note in compared(wider, done, {}).notes)
+    (last,) = (j for j in make_jobs(wider, is_begun=False) if j.name.endswith("0.001,seed=0"))
+    tried = [*done, (last, result([0, 1], [0, 0]))]
+    assert not any("edge" in note for note in compared(wider, tried, {}).notes)
 
 
 def test_seeds_of_an_arm_are_told_together():

@@ -9,10 +9,10 @@ import torch
 from comparisons import comparison, result
 
 from es_align.compare import running
-from es_align.compare.inputs import keep_or_check
+from es_align.compare.inputs import Given
 from es_align.compare.job import MEASURED, RESULT, TRAINED
 from es_align.compare.jobs import make_jobs
-from es_align.errors import ConfigError, RunFolderError, WorkerError
+from es_align.errors import ConfigError, DataError, RunFolderError, WorkerError
 from workers.allocator import allocator_settings
 
 
@@ -180,13 +180,34 @@ def test_a_resume_refuses_other_prompts_and_another_start(tmp_path):
     out = tmp_path / "out"
     out.mkdir()
     for _ in range(2):
-        keep_or_check(out, job)
+        Given.to(job).keep_or_check(out)
     (start / "adapter_config.json").write_text('{"r": 2}')
-    with pytest.raises(
-        RunFolderError, match=r"with adapter_config.json \w{20} of start .* put the"
-    ):
-        keep_or_check(out, job)
+    with pytest.raises(RunFolderError, match=r"with adapter_config.json \w{20} of start .* put it"):
+        Given.to(job).keep_or_check(out)
+    (start / "adapter_config.json").write_text("{}")
     task = job.config.task.model_copy(update={"system_prompt": "Be brief."})
     config = job.config.model_copy(update={"task": task})
     with pytest.raises(RunFolderError, match="with other tokens of prompt train/0"):
-        keep_or_check(out, replace(job, config=config))
+        Given.to(replace(job, config=config)).keep_or_check(out)
+    with pytest.raises(ConfigError, match="start=gone has no adapter"):
+        Given.to(replace(job, start="gone"))
+
+
+def test_what_a_comparison_is_given_is_looked_at_first_and_compared(calls, tmp_path, monkeypatch):
+    """By `compare` itself."""
+    rows = "".join(json.dumps({"prompt": f"Say {n}.", "answer": str(n)}) + "\n" for n in range(12))
+    file = tmp_path / "mine.jsonl"
+    shared = comparison().shared | {
+        "task": {"name": "prompts", "path": str(file), "num_train": 8, "num_heldout": 4},
+        "reward": "exact_match",
+    }
+    config, out = comparison(shared=shared), tmp_path / "out"
+    with pytest.raises(DataError, match="does not exist"):
+        running.compare(config, out)
+    assert not out.exists()
+    file.write_text(rows)
+    running.compare(config, out)
+    running.compare(config, out, resume=True)
+    file.write_text(rows.replace("Say 3", "Tell 3").replace("Say 7", "Tell 7"))
+    with pytest.raises(RunFolderError, match="was begun with other"):
+        running.compare(config, out, resume=True)

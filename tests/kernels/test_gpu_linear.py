@@ -313,6 +313,8 @@ def test_no_size_begins_when_time_is_up(tmp_path: Path) -> None:
     assert report.rows == []
     assert report.skipped == [job.setting._asdict() for job in make_jobs(bench)]
     assert [skipped["part"] for skipped in report.skipped] == list(ROWS)
+    kept = json.loads((tmp_path / "report.json").read_text())
+    assert kept["skipped"] == json.loads(json.dumps(report.skipped))
 
 
 def test_the_goals_sizes_come_first() -> None:

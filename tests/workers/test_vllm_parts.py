@@ -187,8 +187,9 @@ def test_the_canary_asks_captured_graphs_too(
     engine = VllmEngine.__new__(VllmEngine)
     engine.llm, engine.generate = watched, watched.generate
     assert engine.canary([Request((5, 6), 0, 0)], reference=1) == lost
-    by_graphs = [[Request((6,), 0, 0)], [Request((6,), 1, 0)]]
-    assert watched.asked == [[Request((5, 6), 0, 0)], *(by_graphs if has_graphs else [])]
+    one, several = ([[Request(ids, slot, 0)] for slot in (0, 1)] for ids in ((6,), (5, 6)))
+    by_graphs = [*one, *([] if are_lost else several)] if has_graphs else []
+    assert watched.asked == [[Request((5, 6), 0, 0)], *by_graphs]
 
 
 class Layer(torch.nn.Module):

@@ -40,6 +40,7 @@ from workers.rendering import Renderer
 
 CANARY_TOKENS = 1
 REPLAYED_TOKENS = 8  # of a member and of the mean, by captured graphs
+REPLAYED_PROMPTS = (1, 16)  # tokens: a decoding step, and a prompt whose graphs are in pieces
 COLUMNS_READ_BACK = 2
 LAYERS_IN_TURN = 4  # of so many, one is read back after a write
 BYTES_PER_GB = 2**30
@@ -49,6 +50,7 @@ MAX_BATCHED_TOKENS = 2048
 # Of a GPU's memory, that vLLM has to find free. Nothing else reads it where the cache's size is
 # given, and the default, 92 %, leaves no room for a reward model or another worker.
 FREE_SHARE = 0.001
+GRAPH_ROWS = 1024  # most sequences that vLLM has on a GPU; by itself it captures graphs for 512
 
 
 def engine_arguments(spec: EngineSpec, first_site: int = 0) -> dict[str, object]:
@@ -72,6 +74,8 @@ def engine_arguments(spec: EngineSpec, first_site: int = 0) -> dict[str, object]
         arguments["max_num_batched_tokens"] = max(MAX_BATCHED_TOKENS, spec.max_model_len)
     else:
         arguments["gpu_memory_utilization"] = FREE_SHARE
+        if spec.is_compiled:
+            arguments["compilation_config"] = {"max_cudagraph_capture_size": GRAPH_ROWS}
     if spec.factors_path is not None:
         arguments["worker_cls"] = "workers.engines.vllm_worker.PopulationWorker"
         # In the compile cache's key: a graph compiled without these hooks must not be reused.
@@ -249,14 +253,18 @@ class VllmEngine:
         return [name for name, difference in seen.items() if difference == 0.0]
 
     def _replays_alike(self, requests: Sequence[Request], reference: int) -> bool:
-        """Whether captured graphs answer all requests as with the member in slot `reference`.
+        """Whether captured graphs answer all requests as with the member in slot `reference`, at
+        one of REPLAYED_PROMPTS.
 
-        Asked is each one's last token alone: so short a prompt is a decoding step by itself and has
-        no cached prefix, so that every number is a graph's. The answers' log probabilities tell.
+        Asked are each one's last tokens: a single one is a decoding step by itself, and neither has
+        a cached prefix, so that every number is a graph's. The answers' log probabilities tell.
         """
         if not cast(list[bool], self.llm.collective_rpc("replays_graphs"))[0]:
             return False
         asked = Sampling(REPLAYED_TOKENS, ignore_eos=True, with_log_likelihood=True)
-        short = [request._replace(token_ids=request.token_ids[-1:]) for request in requests]
-        others = [request._replace(slot=reference) for request in short]
-        return self.generate(short, asked) == self.generate(others, asked)
+        for num_tokens in REPLAYED_PROMPTS:
+            short = [r._replace(token_ids=r.token_ids[-num_tokens:]) for r in requests]
+            others = [request._replace(slot=reference) for request in short]
+            if self.generate(short, asked) == self.generate(others, asked):
+                return True
+        return False
