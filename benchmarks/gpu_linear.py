@@ -258,7 +258,6 @@ def run(report: Report, bench: Bench, *, seconds: float, path: Path | None) -> N
     for job in make_jobs(bench):
         if time.monotonic() - started > seconds:
             report.skipped.append(job.setting._asdict())
-            write(report, path)
             continue
         try:
             rows = job.run()
@@ -269,6 +268,7 @@ def run(report: Report, bench: Bench, *, seconds: float, path: Path | None) -> N
         report.goals = goal_lines(report.rows)
         report.seconds = time.monotonic() - started
         write(report, path)
+    write(report, path)  # with what was skipped
 
 
 def write(report: Report, path: Path | None) -> None:

@@ -148,8 +148,7 @@ def _differences(config: CompareConfig, done: Done, score: HeldoutScore) -> Iter
 def _edges(config: CompareConfig, done: Done, score: HeldoutScore) -> Iterator[str]:
     """Swept numbers whose best is the lowest or the highest that was tried."""
     for name, arm in config.arms.items():
-        of_arm = [(job, result) for job, result in done if job.arm == name]
-        tried = [pair for pair in of_arm if pair[0].seed == of_arm[0][0].seed]
+        tried = _tried(done, name)
         if len(tried) < len(choices(arm)):  # those to come, or that failed, may be better
             continue
         chosen = best_choice(tried, score)
@@ -190,11 +189,17 @@ def best_choices(done: Done, score: HeldoutScore) -> dict[str, dict[int, Result]
     """Of each arm by seed, the results of the swept settings that went on to every seed."""
     found: dict[str, dict[int, Result]] = {}
     for arm in dict.fromkeys(job.arm for job, _ in done):
-        of_arm = [(job, result) for job, result in done if job.arm == arm]
-        first = of_arm[0][0].seed
-        choice = best_choice([(job, result) for job, result in of_arm if job.seed == first], score)
-        found[arm] = {job.seed: result for job, result in of_arm if job.choice == choice}
+        choice = best_choice(_tried(done, arm), score)
+        found[arm] = {
+            job.seed: result for job, result in done if job.arm == arm and job.choice == choice
+        }
     return found
+
+
+def _tried(done: Done, arm: str) -> Done:
+    """The jobs of an arm's first seed, on which its sweep is tried."""
+    of_arm = [(job, result) for job, result in done if job.arm == arm]
+    return [(job, result) for job, result in of_arm if job.seed == of_arm[0][0].seed]
 
 
 def _less(

@@ -62,6 +62,8 @@ BENCHMARKS: Mapping[str, Callable[[TaskConfig], Sequence[Prompt]]] = {
     "gsm8k": heldout_problems,
     "ifeval": ifeval_prompts,
 }
+# All that are read without what is trained on.
+HELD_OUT_ALONE = {**BENCHMARKS, "prompts": heldout_rows}
 
 
 def has_own_reward(config: TaskConfig) -> bool:
@@ -82,9 +84,8 @@ def make_task(config: TaskConfig, *, seed: int, prompts_per_generation: int) -> 
 
 def make_heldout(config: TaskConfig) -> HeldOut:
     """What the task is tested on; raises ConfigError or DataError as `make_task`."""
-    if config.name in BENCHMARKS:
-        return HeldOut(config.name, config.name, tuple(BENCHMARKS[config.name](config)))
-    if config.name == "prompts":
-        return HeldOut(config.name, None, heldout_rows(config))
+    if config.name in HELD_OUT_ALONE:
+        reward_name = config.name if has_own_reward(config) else None
+        return HeldOut(config.name, reward_name, tuple(HELD_OUT_ALONE[config.name](config)))
     task = make_task(config, seed=0, prompts_per_generation=1)
     return HeldOut(task.name, task.reward_name, task.heldout)
