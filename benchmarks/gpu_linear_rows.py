@@ -15,6 +15,7 @@ from triton import knobs
 from benchmarks.gpu_linear_timing import MICROSECONDS_PER_S, Peaks, Times
 
 PLAIN = "plain"
+LONGEST_REASON = 300  # characters of a cell
 ERROR_LIMIT = 5e-3  # of bf16 results against float64, whole and row by row
 INTERPRETED_ERROR_LIMIT = 1e-2  # Triton's interpreter cuts off what a GPU rounds to bf16
 GOAL_WIDTH, GOAL_BATCH = 8192, 1024
@@ -159,18 +160,18 @@ def table_line(row: Row) -> str:
     settings = (row.part, row.width, row.batch, row.rank, row.members, row.order, row.variant)
     cells = [
         *("" if value is None else str(value) for value in settings),
-        _figure(row.median_us, ".1f"),
-        _range(row.low_us, row.high_us, ".1f"),
-        _figure(row.ratio, ".3f"),
-        _range(row.ratio_low, row.ratio_high, ".2f"),
-        _figure(row.added_us, "+.1f"),
-        _figure(row.values_per_s, ".2e"),
-        _figure(row.bytes_floor_us, ".1f"),
-        _figure(row.bytes_share, ".0%"),
-        _figure(row.operations_floor_us, ".1f"),
-        _figure(row.operations_share, ".0%"),
-        _figure(row.error, ".1e"),
-        _figure(row.worst_row_error, ".1e"),
+        figure(row.median_us, ".1f"),
+        span(row.low_us, row.high_us, ".1f"),
+        figure(row.ratio, ".3f"),
+        span(row.ratio_low, row.ratio_high, ".2f"),
+        figure(row.added_us, "+.1f"),
+        figure(row.values_per_s, ".2e"),
+        figure(row.bytes_floor_us, ".1f"),
+        figure(row.bytes_share, ".0%"),
+        figure(row.operations_floor_us, ".1f"),
+        figure(row.operations_share, ".0%"),
+        figure(row.error, ".1e"),
+        figure(row.worst_row_error, ".1e"),
         row.note,
     ]
     return f"| {' | '.join(cells)} |"
@@ -195,10 +196,17 @@ def goal_lines(rows: Sequence[Row]) -> list[str]:
     return lines or [f"no goal was measured: goals are of width {GOAL_WIDTH}, batch {GOAL_BATCH}"]
 
 
-def _figure(value: float | None, form: str) -> str:
+def told(error: Exception) -> str:
+    """What a work raised, for a cell of the table."""
+    words = " ".join(f"{type(error).__name__}: {error}".split())
+    return words.replace("|", "/")[:LONGEST_REASON]
+
+
+def figure(value: float | None, form: str) -> str:
     """Nothing for what there is not."""
     return "" if value is None else format(value, form)
 
 
-def _range(low: float | None, high: float | None, form: str) -> str:
+def span(low: float | None, high: float | None, form: str) -> str:
+    """Nothing for what there is not."""
     return "" if low is None or high is None else f"{low:{form}} to {high:{form}}"

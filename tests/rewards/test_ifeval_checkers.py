@@ -431,9 +431,9 @@ def test_linear_patterns_agree_with_ifevals_own(response):
 @pytest.mark.parametrize("instruction_id", KINDS)
 def test_long_responses_take_no_time(instruction_id, unit):
     checker, kwargs = get_checker(instruction_id), ARGUMENTS.get(instruction_id, {})
-    start = time.perf_counter()
+    start = time.process_time()
     checker.progress(unit * 20_000, **kwargs)
-    assert time.perf_counter() - start < 1.0
+    assert time.process_time() - start < 1.0
 
 
 def test_unknown_id_names_the_nearest():

@@ -278,9 +278,9 @@ def test_any_answer_has_a_reward_and_one_only_if_it_passes(answer):
 @pytest.mark.parametrize("unit", [" ", "a", "bread ", "[", '{"a":', "******", "\n\n", "é. "])
 @pytest.mark.parametrize("columns", [row(NO_COMMA), row(JSON), row(REPEAT), row(GERMAN), row(TWO)])
 def test_long_answers_take_no_time(columns, unit):
-    start = time.perf_counter()
+    start = time.process_time()
     instructions_mix_reward(unit * (40_000 // len(unit)), columns)
-    assert time.perf_counter() - start < 2.0
+    assert time.process_time() - start < 2.0
 
 
 @pytest.mark.parametrize("column", ["instruction_id_list", "kwargs", "topic_names", "own_text"])

@@ -347,21 +347,27 @@ def test_two_nodes_share_a_run_and_a_killed_driver_leaves_no_worker(
 def test_a_node_lost_in_mid_generation_changes_no_number(
     head: Head, repository: Path, tmp_path: Path
 ) -> None:
-    run = ["generations=12", "max_new_tokens=64", "workers.members_per_chunk=2"]
-    with head.driver(repository, tmp_path / "log", *settings(tmp_path / "alone", *run)) as driver:
-        assert driver.process.wait(LONG_S) == 0, driver.said
-    shared = [*settings(tmp_path / "run", *run, "workers.count=2", "workers.min_count=2")]
+    run = ["max_new_tokens=64", "workers.members_per_chunk=2"]
+    shared = settings(
+        tmp_path / "run", *run, "generations=100000", "workers.count=2", "workers.min_count=2"
+    )
+    ledger = tmp_path / "run" / "ledger.jsonl"
     with (
         head.node('{"num_cpus": 1}') as node,
-        head.driver(repository, tmp_path / "log2", *shared, "--address", head.address) as driver,
+        head.driver(repository, tmp_path / "log", *shared, "--address", head.address) as driver,
     ):
-        wait_until(lambda: num_lines(tmp_path / "run" / "ledger.jsonl") > 3, LONG_S, driver)
+        wait_until(lambda: num_lines(ledger) > 3, LONG_S, driver)
         assert workers_below(node.tree)
         node.end()  # the manager and its worker at once, as a machine that loses power
+        # Ray may take its time to say so; the other worker is given what is late meanwhile.
+        wait_until(lambda: "made again" in driver.said, LONG_S, driver)
+        num_told = num_lines(ledger)
+        wait_until(lambda: num_lines(ledger) > num_told + 2, LONG_S, driver)
+    found = ledger_body(tmp_path / "run")
+    run += [f"generations={len(found)}"]
+    with head.driver(repository, tmp_path / "log2", *settings(tmp_path / "alone", *run)) as driver:
         assert driver.process.wait(LONG_S) == 0, driver.said
-    assert ledger_body(tmp_path / "run") == ledger_body(tmp_path / "alone")
-    assert len(ledger_body(tmp_path / "run")) == 12
-    assert "worker" in driver.said and "made again" in driver.said
+    assert found == ledger_body(tmp_path / "alone")
 
 
 def num_lines(path: Path) -> int:
