@@ -191,7 +191,7 @@ def layer_candidate(
     """Check, then prepare; judged again on what the timed work itself writes."""
     variant = make()
     work = LayerWork(problem, variant)
-    check(problem, work, takes_nobody=variant is None or variant.takes_nobody)
+    check(problem, work)
     prepared, cost, note = clock.prepare(work), problem.base.cost, ""
     if variant is not None:
         cost, note = cost.plus(variant.cost), variant.note

@@ -57,6 +57,11 @@ class Bf16Base:
     def product(self, index: int) -> torch.Tensor:
         return torch.mm(self._rows[index], self._weights[index].T, out=self._outputs[index])
 
+    def accumulate(self, index: int) -> torch.Tensor:
+        """The product added to what the layer's output holds."""
+        y_TO = self._outputs[index]
+        return torch.addmm(y_TO, self._rows[index], self._weights[index].T, out=y_TO)
+
     def wanted(self) -> torch.Tensor:
         return self._rows[0].double() @ self._weights[0].double().T
 

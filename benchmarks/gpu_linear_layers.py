@@ -33,11 +33,12 @@ class WrongResult(Exception):
 class Variant(NamedTuple):
     """What is added to the base's output."""
 
-    add_: Callable[[int, torch.Tensor], object]  # layer, y
+    add_: Callable[[int, torch.Tensor], object]  # layer, y; before: written, the base adds to it
     wanted: Callable[[], torch.Tensor]  # layer 0's addend in float64, for the members as they are
     cost: Cost  # beyond the base's
     takes_nobody: bool = True
     note: str = ""
+    is_before: bool = False  # a product that accumulates may round its sums otherwise
 
 
 class Problem:
@@ -95,23 +96,27 @@ class LayerWork:
     """Base and addend of every layer; the results of the latest call, or of the one captured."""
 
     def __init__(self, problem: Problem, variant: Variant | None) -> None:
-        self._problem, self._variant = problem, variant
+        self._problem, self.variant = problem, variant
         self.results_TO: list[torch.Tensor] = []
 
     def __call__(self) -> None:
         self.results_TO = [self._run(index) for index in range(self._problem.num_layers)]
 
     def _run(self, index: int) -> torch.Tensor:
-        y_TO = self._problem.base.product(index)
-        if self._variant is not None:
-            self._variant.add_(index, y_TO)
+        base, variant = self._problem.base, self.variant
+        if variant is not None and variant.is_before:
+            variant.add_(index, self._problem.outputs_TO[index])
+            return base.accumulate(index)
+        y_TO = base.product(index)
+        if variant is not None:
+            variant.add_(index, y_TO)
         return y_TO
 
     def errors(self) -> Errors:
         """Of layer 0's result as it is now."""
         wanted_TO = self._problem.base_wanted_TO
-        if self._variant is not None:
-            wanted_TO = wanted_TO + self._variant.wanted()
+        if self.variant is not None:
+            wanted_TO = wanted_TO + self.variant.wanted()
         return errors_of(self.results_TO[0], wanted_TO)
 
 
@@ -122,18 +127,21 @@ def errors_of(y_TO: torch.Tensor, wanted_TO: torch.Tensor) -> Errors:
     return Errors(float(off_TO.norm() / wanted_TO.norm()), float(worst))
 
 
-def check(problem: Problem, work: LayerWork, *, takes_nobody: bool = True) -> Errors:
+def check(problem: Problem, work: LayerWork) -> Errors:
     """Run the work on poisoned memory. Raises WrongResult, and what the work raises."""
+    variant = work.variant
     problem.poison_()
     base_TO = problem.base.product(0).clone()
     problem.poison_()
-    if not takes_nobody:
+    if variant is not None and not variant.takes_nobody:
         with poisoned_scratch():
             work()
         return judge(problem, work)
     with problem.some_rows_of_nobody() as is_nobody, poisoned_scratch():
         work()
         found = judge(problem, work)
+        if variant is not None and variant.is_before:
+            return found
         mine, base = (y[is_nobody].view(torch.int16) for y in (work.results_TO[0], base_TO))
         if not torch.equal(mine, base):
             raise WrongResult("rows of nobody differ from the base's")

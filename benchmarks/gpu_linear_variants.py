@@ -1,9 +1,10 @@
 """What `gpu_linear.py` adds to a base product: the repository's kernels and what they stand beside.
 
 Stored noise is read as int8, made noise comes from the counter in the kernels, directions are the
-shared singular vectors with a scale a member. Naive is EGGROLL (arXiv 2511.16652) as its paper
-describes it: each member's factors materialised in bf16, its rows together, two batched products
-behind the base GEMM. vLLM's LoRA are its own Triton kernels with one adapter a member.
+shared singular vectors with a scale a member. Before the product, one kernel writes the noise and
+the product accumulates onto it (`gpu_linear_before`). Naive is EGGROLL (arXiv 2511.16652) as its
+paper describes it: each member's factors materialised in bf16, its rows together, two batched
+products behind the base GEMM. vLLM's LoRA are its own Triton kernels with one adapter a member.
 """
 
 import importlib.util
@@ -15,6 +16,7 @@ from typing import get_args
 import torch
 
 from benchmarks.gpu_linear_bases import BF16_BYTES
+from benchmarks.gpu_linear_before import write_low_rank
 from benchmarks.gpu_linear_layers import Problem, Variant, WrongResult, low_rank_addend
 from benchmarks.gpu_linear_rows import Cost
 from kernels.filling import fill_factor_noise_
@@ -36,6 +38,7 @@ VALUE_INSTRUCTIONS: dict[MadeKind, float] = {
     "binomial": PHILOX_INSTRUCTIONS / 4 + 2,
     "rademacher": PHILOX_INSTRUCTIONS / 128 + 2,
 }
+BEFORE = ", before the product"
 MADE_LABELS: dict[MadeKind, str] = {"binomial": "binomial", "rademacher": "+-1"}
 
 
@@ -43,23 +46,30 @@ class NotAvailable(Exception):
     """What a work needs is not here; says what."""
 
 
-def stored_noise(problem: Problem, form: Form | None) -> Variant:
+def stored_noise(problem: Problem, form: Form | None, *, is_before: bool = False) -> Variant:
     """int8 factors in tables, one a layer."""
     layers = [_noise_layer(problem, "binomial", index) for index in range(problem.num_layers)]
     first = layers[0]
     used = problem.cell.members // 2 * first.left_NKO[0].nbytes * 2  # left and right are alike
 
     def add_(index: int, y_TO: torch.Tensor) -> None:
-        add_low_rank_(layers[index], y_TO, problem.rows_TI[index], problem.member_T, form)
+        rows = (y_TO, problem.rows_TI[index], problem.member_T)
+        if is_before:
+            write_low_rank(layers[index], None, *rows)
+        else:
+            add_low_rank_(layers[index], *rows, form)
 
     return Variant(
         add_,
         partial(_noise_addend, problem, first),
         Cost(used, _products(problem, problem.cell.rank)),
+        is_before=is_before,
     )
 
 
-def made_noise(problem: Problem, kind: MadeKind, form: Form | None) -> Variant:
+def made_noise(
+    problem: Problem, kind: MadeKind, form: Form | None, *, is_before: bool = False
+) -> Variant:
     """The same integers made in the kernels; the layers' tables hold something else."""
     cell, num_pairs = problem.cell, problem.cell.members // 2
     reference = _noise_layer(problem, kind, 0)
@@ -79,12 +89,16 @@ def made_noise(problem: Problem, kind: MadeKind, form: Form | None) -> Variant:
 
     def add_(index: int, y_TO: torch.Tensor) -> None:
         rows = (y_TO, problem.rows_TI[index], problem.member_T)
-        add_low_rank_made_(layer, origins[index], *rows, form)
+        if is_before:
+            write_low_rank(layer, origins[index], *rows)
+        else:
+            add_low_rank_made_(layer, origins[index], *rows, form)
 
     num_values = num_pairs * cell.rank * 2 * cell.width
     instructions = round(num_values * VALUE_INSTRUCTIONS[kind])
     operations = {**_products(problem, cell.rank), "instructions": instructions}
-    return Variant(add_, partial(_noise_addend, problem, reference), Cost(0, operations))
+    addend = partial(_noise_addend, problem, reference)
+    return Variant(add_, addend, Cost(0, operations), is_before=is_before)
 
 
 def directions(problem: Problem, form: Form | None) -> Variant:
@@ -174,6 +188,12 @@ def makers(problem: Problem, forms: Sequence[Form | None]) -> dict[str, Callable
                 made_noise, problem, kind, form
             )
         found[f"directions{label}"] = partial(directions, problem, form)
+    if problem.base.name == "bf16":
+        found[f"stored noise{BEFORE}"] = partial(stored_noise, problem, None, is_before=True)
+        for kind in get_args(MadeKind):
+            found[f"made noise, {MADE_LABELS[kind]}{BEFORE}"] = partial(
+                made_noise, problem, kind, None, is_before=True
+            )
     return found | {
         "naive": partial(naive, problem),
         "vLLM's LoRA": partial(vllm_lora, problem),

@@ -7,8 +7,9 @@ A test of a kernel is marked `gpu` and puts its tensors on `triton_device`; the 
   `run_in_interpreter(__file__)`: a child pytest with TRITON_INTERPRET=1 runs the marked tests.
 
 The child is needed because `@triton.jit` reads the variable once, when it is applied, and other
-modules of this process (torch, vLLM) must keep the compiled form. `compile_for_cuda` takes a
-kernel through the real compiler, which refuses things that the interpreter lets pass.
+modules of this process (torch, vLLM) must keep the compiled form. `compile_for_cuda` and
+`hopper_ptx` take kernels through the real compiler, which refuses things that the interpreter lets
+pass.
 Files begin with `pytest.importorskip("triton")`, before they import from `kernels.gpu`.
 """
 
@@ -110,3 +111,38 @@ def compile_for_cuda(
         return triton.compile(source, target=target).asm["ptx"]
 
     return compile_kernel
+
+
+class HopperWithoutDevice:
+    """What Triton asks of a driver in order to compile, for a machine that has no H100."""
+
+    def get_current_target(self) -> object:
+        from triton.backends.compiler import GPUTarget
+
+        return GPUTarget("cuda", 90, THREADS_PER_WARP)
+
+    def get_current_device(self) -> int:
+        return -1  # no device's own: what is compiled for it is never launched
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+
+@pytest.fixture
+def hopper_ptx(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """Launches compile for sm_90 instead of running; their PTX by kernel."""
+    if IS_INTERPRETED:
+        pytest.skip("TRITON_INTERPRET=1 turns kernels into Python")
+    triton = pytest.importorskip("triton")
+    compiled: dict[str, str] = {}
+    run = triton.runtime.jit.JITFunction.run
+
+    def compile_only(self, *arguments, grid, warmup, **options):
+        kernel = run(self, *arguments, grid=grid, warmup=True, **options)
+        compiled[self.fn.__name__] = kernel.asm["ptx"]
+        return kernel
+
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(triton.runtime.jit.JITFunction, "run", compile_only)
+    monkeypatch.setattr(triton.runtime.driver, "_active", HopperWithoutDevice())
+    return compiled

@@ -1,15 +1,9 @@
 """What the Triton forwards do before a kernel runs: compile, choose a form, refuse."""
 
-from pathlib import Path
-
 import pytest
 import torch
 
 pytest.importorskip("triton")
-
-import triton
-from triton import knobs
-from triton.backends.compiler import GPUTarget
 
 from kernels.core import CoreNoise
 from kernels.errors import ModelError
@@ -44,38 +38,6 @@ def make_basis(rank: int, dtype: torch.dtype) -> FusedBasis:
 
 def make_low_rank(rank: int) -> LowRankNoise:
     return LowRankNoise([384, 128], 256, rank, 2, 1)
-
-
-class HopperWithoutDevice:
-    """What Triton asks of a driver in order to compile, for a machine that has no H100."""
-
-    def get_current_target(self) -> GPUTarget:
-        return GPUTarget("cuda", 90, 32)
-
-    def get_current_device(self) -> int:
-        return -1  # no device's own: what is compiled for it is never launched
-
-    def get_current_stream(self, device: int) -> int:
-        return 0
-
-
-@pytest.fixture
-def hopper_ptx(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """Launches compile for sm_90 instead of running; their PTX by kernel."""
-    if knobs.runtime.interpret:
-        pytest.skip("TRITON_INTERPRET=1 turns kernels into Python")
-    compiled: dict[str, str] = {}
-    run = triton.runtime.jit.JITFunction.run
-
-    def compile_only(self, *arguments, grid, warmup, **options):
-        kernel = run(self, *arguments, grid=grid, warmup=True, **options)
-        compiled[self.fn.__name__] = kernel.asm["ptx"]
-        return kernel
-
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr(triton.runtime.jit.JITFunction, "run", compile_only)
-    monkeypatch.setattr(triton.runtime.driver, "_active", HopperWithoutDevice())
-    return compiled
 
 
 @pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION")
