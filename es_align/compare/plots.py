@@ -28,6 +28,7 @@ from es_align.report.plots import (
 )
 
 COLOURS = (BLUE, ORANGE, GREEN, "#CC79A7", "#E69F00", SKY, "#000000")
+LEGEND_COLUMNS = 3  # above the panels, where it hides no curve
 GIB = 2**30
 
 
@@ -53,7 +54,8 @@ def write_plots(done: Sequence[tuple[Job, Result]], folder: Path, score: Heldout
         completions.set_xlabel("completions")
         _curves(tokens, lines, score, lambda point: point.spent.tokens, is_log=True)
         tokens.set_xlabel("generated tokens")
-        time.legend(loc="best")
+        arms = time.get_legend_handles_labels()
+        figure.legend(*arms, loc="outside upper center", ncols=LEGEND_COLUMNS)
         _memory(memory, lines)
         figure.savefig(file, dpi=DPI)
     return file
