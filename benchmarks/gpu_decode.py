@@ -17,14 +17,12 @@ Needs torch, triton, numpy, safetensors and transformers.
 
 import argparse
 import datetime
-import json
 import os
-import platform
 import statistics
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -45,19 +43,18 @@ from benchmarks.gpu_decode_parts import (
     write_spaces,
 )
 from benchmarks.gpu_linear_layers import WrongResult
-from benchmarks.gpu_linear_rows import figure, span, told
+from benchmarks.gpu_linear_rows import figure, head, line, span, to_json, told, write
 from benchmarks.gpu_linear_timing import (
     Clock,
-    DeviceClock,
     Machine,
     Times,
-    WallClock,
     Work,
     find_machine,
+    find_versions,
+    make_clock,
     take_turns,
 )
 from es_align.bench.hardware import find_hardware
-from es_align.versions import versions
 from workers.engines.torch_engine import TorchEngine
 from workers.members import SIGNS, some_members
 
@@ -242,14 +239,8 @@ COLUMNS = (
 )
 
 
-def table_head() -> str:
-    """The first two lines of the Markdown table."""
-    return f"| {' | '.join(COLUMNS)} |\n{'|---' * len(COLUMNS)}|"
-
-
 def table_line(row: Row) -> str:
     """One line of the Markdown table."""
-
     cells = (
         row.model,
         f"{row.parameters / 1e6:,.1f} million",
@@ -266,7 +257,7 @@ def table_line(row: Row) -> str:
         figure(row.change, ".1e"),
         row.note,
     )
-    return f"| {' | '.join(cells)} |"
+    return line(cells)
 
 
 def goal_lines(rows: list[Row]) -> list[str]:
@@ -311,15 +302,9 @@ def run(report: Report, bench: Bench, options: argparse.Namespace) -> None:
         print(*map(table_line, rows), sep="\n", flush=True)
         report.rows.extend(rows)
         report.goals = goal_lines(report.rows)
-        if options.json is not None:
-            options.json.write_text(to_json(report) + "\n", encoding="utf-8")
+        write(report, options.json)
         if bench.device == "cuda":
             torch.cuda.empty_cache()
-
-
-def to_json(report: Report) -> str:
-    """The whole report as one object."""
-    return json.dumps(asdict(report), allow_nan=False)
 
 
 def parse(description: str) -> argparse.Namespace:
@@ -353,22 +338,19 @@ def main() -> None:
     logging.disable_progress_bar()
     options = parse(str(__doc__))
     machine = find_machine(options.device)
-    clock = WallClock() if options.device == "cpu" else DeviceClock(machine)
-    found = versions(PACKAGES) | {"python": platform.python_version()}
-    if torch.version.cuda is not None:
-        found["cuda"] = torch.version.cuda
+    clock = make_clock(options.device, machine)
     report = Report(
         date=datetime.date.today().isoformat(),
         machine=machine,
         hardware=str(find_hardware()),
-        versions=found,
+        versions=find_versions(PACKAGES),
         unit=clock.unit,
         seed=options.seed,
         rounds=options.rounds,
     )
     print(f"{report.date}, {report.hardware}, {report.versions}")
     print(f"{report.machine}, seed {report.seed}; {report.unit}, of {report.rounds} rounds")
-    print(table_head(), flush=True)
+    print(head(COLUMNS), flush=True)
     bench = Bench(
         device=options.device,
         clock=clock,

